@@ -1,0 +1,224 @@
+"""What one training run is: a RunConfig, refused here if it cannot be run."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """`batch_size` counts the sequences of one optimizer step over all ranks."""
+
+    train: Path
+    heldout: Path
+    fingerprint: str
+    sequence_length: PositiveInt
+    batch_size: PositiveInt
+    seed: NonNegativeInt = 0
+    eval_tokens: PositiveInt | None = Field(
+        None, description="held-out tokens per evaluation, rounded up to a batch; null: all"
+    )
+
+
+class OptimizerConfig(Section):
+    name: Literal["adamw"] = "adamw"
+    learning_rate: PositiveFloat
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.1
+
+
+class ScheduleConfig(Section):
+    """See `launch.schedule`; `decay_fraction` is the share of the steps that wsd decays over."""
+
+    name: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"] = "cosine"
+    warmup_steps: NonNegativeInt = 0
+    final_fraction: Fraction = 0.1
+    decay_fraction: Fraction = 0.2
+
+
+class TrainConfig(Section):
+    """`micro_batch_size` is the sequences of one forward pass on one rank (null: no accumulation).
+
+    `evaluations` are spread evenly over the steps and include the last step.
+    """
+
+    steps: PositiveInt
+    seed: NonNegativeInt = 0
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    micro_batch_size: PositiveInt | None = None
+    clip: PositiveFloat | None = 1.0
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig = ScheduleConfig()
+    z_loss: NonNegativeFloat = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    log_every: PositiveInt = 10
+    evaluations: PositiveInt = 1
+    checkpoint_every: PositiveInt | None = None
+    keep_checkpoints: PositiveInt = 1
+    activation_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Self:
+        if self.schedule.warmup_steps > self.steps:
+            raise ValueError(
+                f"train.schedule.warmup_steps is {self.schedule.warmup_steps}; "
+                f"allowed: at most train.steps, which is {self.steps}"
+            )
+        if self.evaluations > self.steps:
+            raise ValueError(
+                f"train.evaluations is {self.evaluations}; "
+                f"allowed: at most train.steps, which is {self.steps}"
+            )
+        return self
+
+
+class ParallelConfig(Section):
+    ranks: PositiveInt = 1
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    expert_parallel: PositiveInt = 1
+    threads: PositiveInt | None = Field(None, description="CPU threads per rank; null: its share")
+    gpus_per_rank: NonNegativeFloat = 0.0
+
+
+class ParamsConfig(Section):
+    total: PositiveInt
+    active: PositiveInt
+    non_embedding: NonNegativeInt
+    compute: PositiveInt
+
+
+class CostConfig(Section):
+    """What the planner derived from the model; `training_flops_per_token` is exact, ×3 included."""
+
+    params: ParamsConfig
+    training_flops_per_token: PositiveFloat
+
+
+class RunConfig(Section):
+    name: Name
+    model: dict[str, Any] = Field(description="ModelConfig.to_dict()")
+    data: DataConfig
+    train: TrainConfig
+    parallel: ParallelConfig = ParallelConfig()
+    cost: CostConfig
+    labels: dict[str, str | int | float] = {}
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        return cls.model_validate_json(path.read_bytes())
+
+    def write(self, path: Path) -> None:
+        path.write_text(self.model_dump_json(indent=1) + "\n")
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.data.batch_size * self.data.sequence_length
+
+    @property
+    def rank_micro_batch(self) -> int:
+        return self.train.micro_batch_size or self.data.batch_size // self.parallel.ranks
+
+    @property
+    def accumulation(self) -> int:
+        return self.data.batch_size // (self.parallel.ranks * self.rank_micro_batch)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over what changes the result: not names, paths, labels, cadences or threads."""
+        identity = self.model_dump(
+            mode="json",
+            exclude={
+                "name": True,
+                "labels": True,
+                "cost": True,
+                "data": {"train", "heldout"},
+                "train": {
+                    "log_every",
+                    "checkpoint_every",
+                    "keep_checkpoints",
+                    "activation_checkpointing",
+                },
+                "parallel": {"threads", "gpus_per_rank"},
+            },
+        )
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        batch, ranks = self.data.batch_size, self.parallel.ranks
+        if batch % ranks:
+            raise ValueError(
+                f"data.batch_size is {batch}; "
+                f"allowed: a multiple of parallel.ranks, which is {ranks}"
+            )
+        micro = self.train.micro_batch_size
+        if micro is not None and batch // ranks % micro:
+            raise ValueError(
+                f"train.micro_batch_size is {micro}; allowed: a divisor of the {batch // ranks} "
+                f"sequences that each of the {ranks} ranks takes of data.batch_size {batch}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _experts_divide(self) -> Self:
+        size, ranks = self.parallel.expert_parallel, self.parallel.ranks
+        if size == 1:
+            return self
+        if ranks % size:
+            raise ValueError(
+                f"parallel.expert_parallel is {size}; "
+                f"allowed: a divisor of parallel.ranks, which is {ranks}"
+            )
+        experts = sorted(set(_values(self.model, "n_experts")))
+        if not experts:
+            raise ValueError(
+                f"parallel.expert_parallel is {size}; allowed: 1, since the model has no experts"
+            )
+        for n_experts in experts:
+            if n_experts % size:
+                raise ValueError(
+                    f"parallel.expert_parallel is {size}; "
+                    f"allowed: a divisor of the model's n_experts, which is {n_experts}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _zero_can(self) -> Self:
+        stage = self.parallel.zero_stage
+        if stage == 0 and self.train.dtype == "bf16":
+            raise ValueError(
+                "parallel.zero_stage is 0 with train.dtype bf16; allowed with bf16: 1, 2, 3, "
+                "since DeepSpeed's stage 0 scales the first AdamW update wrongly there"
+            )
+        if stage == 3 and self.parallel.expert_parallel > 1:
+            raise ValueError(
+                f"parallel.zero_stage is 3 with parallel.expert_parallel "
+                f"{self.parallel.expert_parallel}; allowed with expert parallelism: 0, 1, 2"
+            )
+        return self
+
+
+def _values(node: object, key: str) -> Iterator[Any]:
+    """Every value under `key`, at any depth of a tree of dicts and lists."""
+    if isinstance(node, dict):
+        if key in node:
+            yield node[key]
+        for value in node.values():
+            yield from _values(value, key)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _values(value, key)

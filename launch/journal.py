@@ -1,0 +1,252 @@
+"""A run's journal: append-only JSON lines, the one truth about what a run did.
+
+The attempt number is the fencing epoch. A writer that finds lines which it did not write knows
+that a later attempt has taken over, and stops (`FencedError`); readers drop whatever an earlier attempt
+wrote after a later one began, and what it wrote past the step that the later one resumed from.
+"""
+
+import fcntl
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+Status = Literal[
+    "planned", "queued", "running", "finished", "diverged", "failed", "preempted", "cancelled"
+]
+ENDED: tuple[Status, ...] = ("finished", "diverged", "failed", "preempted", "cancelled")
+FILE = "journal.jsonl"
+TAIL_BYTES = 16384
+
+
+class FencedError(RuntimeError):
+    """Another attempt writes this journal now."""
+
+
+class Journal:
+    """The writer. Opening it cuts off a torn last line; `begin` opens the next attempt."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self.path = path
+        with _locked(self._fd):
+            data = path.read_bytes()
+            self._end = data.rfind(b"\n") + 1
+            if self._end < len(data):
+                os.ftruncate(self._fd, self._end)
+        last = _last_record(data)
+        self.attempt: int = last["attempt"] if last else 0
+
+    def begin(self, **start: Any) -> None:
+        self.attempt += 1
+        self.append({"kind": "start", **start}, sync=True)
+
+    def append(self, record: dict[str, Any], *, sync: bool = False) -> None:
+        """Write one line at once; `sync` waits until the disk has it. Raises `FencedError`."""
+        stamped = {"kind": record["kind"], "time": time.time(), "attempt": self.attempt, **record}
+        line = json.dumps(_finite(stamped), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        with _locked(self._fd):
+            if os.fstat(self._fd).st_size != self._end:
+                raise FencedError(f"{self.path} has lines of another attempt than {self.attempt}")
+            self._end += os.write(self._fd, line)
+        if sync:
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def _locked(fd: int) -> Iterator[None]:
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN or infinity: they become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    attempt: int
+    time: float
+    resumed_from: int | None = None
+    world: int = 1
+    device: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    peak_flops: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """`loss` is the global-batch mean in nats per token of the step that ended at `step`."""
+
+    step: int
+    time: float
+    tokens: int
+    flops: float
+    loss: float
+    learning_rate: float
+    grad_norm: float | None
+    tokens_per_second: float | None
+    mfu: float | None
+    aux: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    step: int
+    time: float
+    tokens: int
+    flops: float
+    loss: float
+    bits_per_byte: float
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointed:
+    step: int
+    time: float
+    path: str
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    step: int
+    time: float
+    status: Status
+    reason: str = ""
+    train_seconds: float | None = None
+
+
+@dataclass
+class RunRecord:
+    """A run as its journal tells it, the abandoned parts of earlier attempts left out."""
+
+    folder: Path
+    attempts: list[Attempt] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+    evals: list[Evaluation] = field(default_factory=list)
+    checkpoints: list[Checkpointed] = field(default_factory=list)
+    end: End | None = None
+
+    @property
+    def status(self) -> Status:
+        """ "running" without an `end`: only the launcher knows whether its writer still lives."""
+        if self.end:
+            return self.end.status
+        return "running" if self.attempts else "planned"
+
+    def _take(self, record: dict[str, Any]) -> None:
+        kind = record["kind"]
+        if kind == "start":
+            self._restart(_typed(Attempt, record))
+        elif self.attempts and record["attempt"] < self.attempts[-1].attempt:
+            return
+        elif kind == "step":
+            self.points.append(_typed(Point, record))
+        elif kind == "eval":
+            self.evals.append(_typed(Evaluation, record))
+        elif kind == "checkpoint":
+            self.checkpoints.append(_typed(Checkpointed, record))
+        elif kind == "end":
+            self.end = _typed(End, record)
+
+    def _restart(self, attempt: Attempt) -> None:
+        resumed = attempt.resumed_from or 0
+        self.attempts.append(attempt)
+        self.points = [point for point in self.points if point.step <= resumed]
+        self.evals = [point for point in self.evals if point.step <= resumed]
+        self.checkpoints = [point for point in self.checkpoints if point.step <= resumed]
+        self.end = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands, from the last lines of its journal alone."""
+
+    status: Status
+    attempt: int = 0
+    step: int = 0
+    loss: float | None = None
+    updated: float | None = None
+    reason: str = ""
+
+
+def read_run(folder: Path) -> RunRecord:
+    run = RunRecord(folder)
+    path = folder / FILE
+    if path.exists():
+        for record in _records(path.read_bytes()):
+            run._take(record)
+    return run
+
+
+def read_progress(folder: Path) -> Progress:
+    """Read a few kilobytes however long the run: for the status of thousands of runs."""
+    try:
+        with (folder / FILE).open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL_BYTES))
+            data = file.read()
+    except FileNotFoundError:
+        return Progress("planned")
+    cut = data if size <= TAIL_BYTES else data[data.find(b"\n") + 1 :]
+    records = list(_records(cut))
+    if not records:
+        return Progress("planned" if size <= TAIL_BYTES else "running")
+    attempt = max(record["attempt"] for record in records)
+    current = [record for record in records if record["attempt"] == attempt]
+    last = current[-1]
+    return Progress(
+        status=last["status"] if last["kind"] == "end" else "running",
+        attempt=attempt,
+        step=_latest(current, "step") or _latest(current, "resumed_from") or 0,
+        loss=_latest(current, "loss"),
+        updated=last["time"],
+        reason=last.get("reason", ""),
+    )
+
+
+def _latest(records: list[dict[str, Any]], key: str) -> Any:
+    return next((record[key] for record in reversed(records) if key in record), None)
+
+
+def _records(data: bytes) -> Iterator[dict[str, Any]]:
+    """The whole lines of `data`; what follows the last newline is torn."""
+    for line in data[: data.rfind(b"\n") + 1].splitlines():
+        yield json.loads(line)
+
+
+def _last_record(data: bytes) -> dict[str, Any] | None:
+    lines = data[: data.rfind(b"\n") + 1].splitlines()[-1:]
+    return json.loads(lines[0]) if lines else None
+
+
+T = TypeVar("T")
+
+
+def _typed(kind: type[T], record: dict[str, Any]) -> T:
+    return kind(**{f.name: record[f.name] for f in fields(kind) if f.name in record})  # type: ignore[arg-type]
