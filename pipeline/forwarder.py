@@ -1,0 +1,81 @@
+"""The thread that feeds the tracking store from the journals while a study runs.
+
+Training never waits for it. An outage is told once; what could not be sent stays owed and goes with
+a later round, at the end, or with the next command that runs the study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Thread
+from typing import Self
+
+from launch.config import RunConfig
+from pipeline.tracking import Tracker, scrubbed
+
+FAILURES_OF_AN_OUTAGE = 2  # one may be the run's own
+
+
+class Forwarder:
+    """Sends what the run folders in ``runs`` owe, every ``interval`` seconds and once more on exit.
+
+    A context manager; leaving it waits ``patience`` seconds at most. Nothing owed: no import.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        runs: Path,
+        say: Callable[[str], None],
+        interval: float = 5.0,
+        patience: float = 60.0,
+    ) -> None:
+        self._tracker = tracker
+        self._runs = runs
+        self._say = say
+        self._interval = interval
+        self._patience = patience
+        self._is_down = False
+        self._leaving = Event()
+        self._thread = Thread(target=self._loop, name="forwarder", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leaving.set()
+        self._thread.join(self._patience)
+        if owing := len(self._owing()):
+            self._say(f"MLflow still lacks {owing} runs; the same command will send them")
+
+    def _loop(self) -> None:
+        while not self._leaving.wait(self._interval):
+            self._round()
+        self._round()
+
+    def _round(self) -> None:
+        failures: list[Exception] = []
+        for run in self._owing():
+            try:
+                self._tracker.forward(run, RunConfig.read(run / "config.json"))
+            except Exception as error:  # whatever MLflow or its store raises, the study goes on
+                failures.append(error)
+                if len(failures) == FAILURES_OF_AN_OUTAGE:
+                    break
+        self._tell(failures)
+
+    def _owing(self) -> list[Path]:
+        folders = sorted(self._runs.iterdir()) if self._runs.is_dir() else []
+        return [run for run in folders if not self._tracker.has_run(run)]
+
+    def _tell(self, failures: list[Exception]) -> None:
+        """Once when it goes wrong, and once when it is well again."""
+        if failures and not self._is_down:
+            reason = scrubbed(str(failures[0])).partition("\n")[0]
+            where = scrubbed(self._tracker.uri)
+            self._say(f"MLflow at {where} takes nothing now ({reason}); the study goes on")
+        elif self._is_down and not failures:
+            self._say("MLflow is back, and has everything so far")
+        self._is_down = bool(failures)

@@ -1,0 +1,241 @@
+"""A study's MLflow experiment: one flat run per training run, and one per fit, report, comparison.
+
+MLflow is where people look, never where the truth is: what it is told comes from files on disk and
+can be told again. Importing it takes seconds, so nothing here does before it must.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from launch.config import RunConfig
+from pipeline.outbox import Owed, is_settled, owed
+from pipeline.run_facts import final_samples, params, tags
+from pipeline.sent import SentRun, SentStudy
+
+SQLITE = "sqlite:///"
+METRICS_PER_BATCH = 1000  # MLflow takes no more at once
+STATUS = {
+    "running": "RUNNING",
+    "finished": "FINISHED",
+    "diverged": "FAILED",
+    "failed": "FAILED",
+    "preempted": "KILLED",
+    "cancelled": "KILLED",
+}
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+}
+Item = TypeVar("Item")
+
+
+def default_uri(study_folder: Path) -> str:
+    return f"{SQLITE}{study_folder.absolute()}/mlflow.db"
+
+
+def scrubbed(uri: str) -> str:
+    """``uri`` without the user and password that it may carry."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run that no training made: a fit, a report; ``fingerprint`` is that of its content."""
+
+    kind: str
+    name: str
+    fingerprint: str
+    note: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    artifacts: Mapping[str, Path] = field(
+        default_factory=dict
+    )  # folder in the store -> file or folder
+
+
+class Tracker:
+    """The experiment of one study in the store at ``uri``; by default SQLite in the study's folder.
+
+    For one process only, which creates the database: two that do so at once leave it unusable. What
+    sends raises what MLflow raises; in `pipeline.forwarder` an outage is no failure.
+    """
+
+    def __init__(self, uri: str | None, study_folder: Path, study: str) -> None:
+        self.uri = uri or default_uri(study_folder)
+        self.folder = study_folder
+        self.study = study
+        self._sent = SentStudy.read(study_folder)
+
+    def has_run(self, run: Path) -> bool:
+        """Whether the store has the whole journal in the folder ``run``, told without MLflow."""
+        return self._is_known and is_settled(run, self._sent.store)
+
+    def has_record(self, record: Record) -> bool:
+        """Whether the store has ``record``, told without MLflow."""
+        return self._is_known and self._sent.records.get(record.name) == record.fingerprint
+
+    def forward(self, run: Path, config: RunConfig) -> None:
+        """Send what the journal in the folder ``run`` owes; sending again changes nothing."""
+        sent = SentRun.read(run)
+        if sent.store != self.store:
+            sent = SentRun(self.store, self._find(config.name, config.fingerprint()))
+        update = owed(run, sent)
+        if update.sent == sent:
+            return
+        if not sent.run_id:
+            update.sent = replace(update.sent, run_id=self._create_run(config, update.started))
+        if update.ended:
+            update.samples += final_samples(config, update.ended)
+        self._send(update)
+        update.sent.write(run)
+
+    def log(self, record: Record) -> str:
+        """Make ``record`` a run, unless it is one; earlier ones of its name become superseded."""
+        store = self.store
+        run_id = self._find(record.name, record.fingerprint) or self._create_record(record)
+        self._batch(run_id, params=record.params, metrics=record.metrics)
+        for folder, path in record.artifacts.items():
+            log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
+            log(run_id, str(path), folder or None)
+        self.client.update_run(run_id, status="FINISHED")
+        for run in self._search(f"tags.run = '{record.name}' and tags.status = 'finished'"):
+            self.client.set_tag(run.info.run_id, "status", "superseded")
+        self.client.set_tag(run_id, "status", "finished")
+        self._sent = SentStudy(store, {**self._sent.records, record.name: record.fingerprint})
+        self._sent.write(self.folder)
+        return run_id
+
+    @cached_property
+    def client(self) -> Any:
+        """MLflow's client; the first use imports MLflow, and makes or migrates the database."""
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        for name in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        from mlflow import MlflowClient
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return MlflowClient(self.uri, self.uri)
+
+    @cached_property
+    def experiment_id(self) -> str:
+        found = self.client.get_experiment_by_name(self.study)
+        if found is None:
+            location = (self.folder.absolute() / "artifacts").as_uri() if self._database else None
+            return str(self.client.create_experiment(self.study, location))
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    @cached_property
+    def store(self) -> str:
+        """How state files know this experiment; made anew, or in another store, it is another."""
+        experiment = self.client.get_experiment(self.experiment_id)
+        store = f"{_digest(self.uri)}-{experiment.experiment_id}-{experiment.creation_time}"
+        if store != self._sent.store:
+            self._sent = SentStudy(store)
+            self._sent.write(self.folder)
+        return store
+
+    @property
+    def _database(self) -> Path | None:
+        return Path(self.uri.removeprefix(SQLITE)) if self.uri.startswith(SQLITE) else None
+
+    @property
+    def _is_known(self) -> bool:
+        """Whether the store last sent to is this one, and there, as far as the disk can tell."""
+        is_there = self._database is None or self._database.exists()
+        return is_there and self._sent.store.startswith(_digest(self.uri))
+
+    def _search(self, condition: str) -> list[Any]:
+        return list(self.client.search_runs([self.experiment_id], condition))
+
+    def _find(self, name: str, fingerprint: str) -> str:
+        """The id of the run of this name and content; empty if there is none."""
+        found = self._search(f"tags.run = '{name}' and tags.fingerprint = '{fingerprint}'")
+        return str(found[0].info.run_id) if found else ""
+
+    def _create_run(self, config: RunConfig, started: int | None) -> str:
+        run = self.client.create_run(self.experiment_id, started, tags(config), config.name)
+        run_id = str(run.info.run_id)
+        self._batch(run_id, params=params(config))
+        self._log_datasets(run_id, config)
+        self.client.log_text(run_id, config.model_dump_json(indent=1), "config.json")
+        return run_id
+
+    def _create_record(self, record: Record) -> str:
+        about = {"kind": record.kind, "run": record.name, "fingerprint": record.fingerprint}
+        about |= {"mlflow.note.content": record.note, **record.tags}
+        run = self.client.create_run(self.experiment_id, tags=about, run_name=record.name)
+        return str(run.info.run_id)
+
+    def _log_datasets(self, run_id: str, config: RunConfig) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        def entry(path: Path, context: str) -> Any:
+            source = json.dumps({"uri": str(path)})
+            dataset = Dataset(path.parent.name, config.data.fingerprint[:36], "local", source)
+            return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+
+        entries = [entry(config.data.train, "training"), entry(config.data.heldout, "evaluation")]
+        self.client.log_inputs(run_id, entries)
+
+    def _send(self, update: Owed) -> None:
+        """A run that someone deleted in MLflow stays deleted, and is owed nothing."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._send_to_active(update)
+        except MlflowException:
+            if self.client.get_run(update.sent.run_id).info.lifecycle_stage != "deleted":
+                raise
+
+    def _send_to_active(self, update: Owed) -> None:
+        from mlflow.entities import Metric
+
+        run_id = update.sent.run_id
+        metrics = [Metric(_metric_name(key), *rest) for key, *rest in update.samples]
+        for chunk in _chunks(metrics, METRICS_PER_BATCH):
+            self.client.log_batch(run_id, metrics=chunk)
+        for key, value in update.tags.items():
+            self.client.set_tag(run_id, key, value)
+        if update.ended:
+            self.client.set_terminated(run_id, STATUS[update.status], update.ended.time)
+        else:
+            self.client.update_run(run_id, status=STATUS[update.status])
+
+    def _batch(
+        self, run_id: str, params: Mapping[str, str], metrics: Mapping[str, float] = {}
+    ) -> None:
+        """Params and metrics without steps."""
+        from mlflow.entities import Metric, Param
+
+        pairs = [Param(key, value) for key, value in params.items()]
+        values = [Metric(_metric_name(key), value, 0, 0) for key, value in metrics.items()]
+        self.client.log_batch(run_id, metrics=values, params=pairs)
+
+
+def _metric_name(key: str) -> str:
+    """MLflow takes letters, digits and ``_-. :/`` alone."""
+    return re.sub(r"[^\w\-. :/]", "_", key)
+
+
+def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

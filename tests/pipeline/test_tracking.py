@@ -1,0 +1,172 @@
+"""In a real SQLite store: MLflow has what the journals say, however often it is sent."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.config import RunConfig
+from pipeline.forwarder import Forwarder
+from pipeline.sent import FILE, SentRun
+from pipeline.tracking import Record, Tracker, scrubbed
+
+Attempt = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One migrated database for all tests: making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
+@pytest.fixture
+def tracker(database: str, tmp_path: Path) -> Tracker:
+    return Tracker(database, tmp_path, tmp_path.name)
+
+
+def send(tracker: Tracker, folder: Path) -> None:
+    tracker.forward(folder, RunConfig.read(folder / "config.json"))
+
+
+def only_run(tracker: Tracker) -> Any:
+    (run,) = tracker.client.search_runs([tracker.experiment_id])
+    return run
+
+
+def curve(tracker: Tracker, key: str) -> list[tuple[int, float]]:
+    history = tracker.client.get_metric_history(only_run(tracker).info.run_id, key)
+    return [(point.step, point.value) for point in history]
+
+
+def test_a_run_is_there_in_full(tracker: Tracker, attempt: Attempt) -> None:
+    send(tracker, attempt())
+    run = only_run(tracker)
+    assert curve(tracker, "loss") == [(step, 3 + 1 / step) for step in range(10, 101, 10)]
+    assert run.info.status == "FINISHED"
+    assert run.data.tags | {"kind": "train", "architecture": "dense"} == run.data.tags
+    assert run.data.params["params_compute"] == "700"
+    assert run.data.params["learning_rate"] == "0.01"
+    assert run.data.metrics["log10_tokens"] == pytest.approx(5.0103, abs=1e-4)
+    assert {entry.dataset.digest for entry in run.inputs.dataset_inputs} == {"f" * 36}
+
+
+@pytest.mark.parametrize("forget", [True, False], ids=["state lost", "state kept"])
+def test_sending_again_changes_nothing(tracker: Tracker, attempt: Attempt, forget: bool) -> None:
+    folder = attempt()
+    send(tracker, folder)
+    before = only_run(tracker).to_dictionary(), curve(tracker, "loss"), curve(tracker, "tokens")
+    if forget:
+        (folder / FILE).unlink()
+    send(tracker, folder)
+    after = only_run(tracker).to_dictionary(), curve(tracker, "loss"), curve(tracker, "tokens")
+    assert before == after
+
+
+def test_a_resumed_run_goes_on_in_the_same_run(tracker: Tracker, attempt: Attempt) -> None:
+    folder = attempt(steps=range(10, 71, 10), end="preempted")
+    send(tracker, folder)
+    assert only_run(tracker).info.status == "KILLED"
+    attempt(steps=range(60, 101, 10), resumed_from=50)
+    send(tracker, folder)
+    assert [step for step, _ in curve(tracker, "loss")] == list(range(10, 101, 10))
+    assert only_run(tracker).info.status == "FINISHED"
+    assert only_run(tracker).data.tags["attempt"] == "2"
+
+
+def test_a_deleted_run_stays_deleted(tracker: Tracker, attempt: Attempt) -> None:
+    folder = attempt(end="preempted")
+    send(tracker, folder)
+    tracker.client.delete_run(SentRun.read(folder).run_id)
+    attempt(steps=[110], resumed_from=100)
+    send(tracker, folder)
+    assert tracker.has_run(folder)
+    assert tracker.client.search_runs([tracker.experiment_id]) == []
+
+
+def test_a_store_made_anew_gets_everything(tmp_path: Path, attempt: Attempt) -> None:
+    folder = attempt()
+    send(Tracker(None, tmp_path, "study"), folder)
+    (tmp_path / "mlflow.db").unlink()
+    again = Tracker(None, tmp_path, "study")
+    assert not again.has_run(folder)
+    send(again, folder)
+    assert len(curve(again, "loss")) == 10
+
+
+def test_a_settled_study_is_told_so_without_mlflow(
+    tracker: Tracker, database: str, tmp_path: Path, attempt: Attempt
+) -> None:
+    folder = attempt()
+    send(tracker, folder)
+    code = f"""
+import sys
+from pathlib import Path
+from pipeline.forwarder import Forwarder
+from pipeline.tracking import Tracker
+tracker = Tracker({database!r}, Path({str(tmp_path)!r}), {tmp_path.name!r})
+assert tracker.has_run(Path({str(folder)!r}))
+with Forwarder(tracker, Path({str(folder.parent)!r}), print):
+    pass
+assert "mlflow" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_record_is_one_run_until_its_content_changes(tracker: Tracker, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("params,loss\n1,2\n")
+    record = Record("fit", "fit-dense", "1", metrics={"E": 1.7}, artifacts={"": table})
+    first = tracker.log(record)
+    assert tracker.has_record(record)
+    assert tracker.log(record) == first
+    changed = Record("fit", "fit-dense", "2", metrics={"E": 1.8}, artifacts={"": table})
+    assert not tracker.has_record(changed)
+    second = tracker.log(changed)
+    statuses = {
+        run.info.run_id: run.data.tags["status"]
+        for run in tracker.client.search_runs([tracker.experiment_id])
+    }
+    assert statuses == {first: "superseded", second: "finished"}
+    assert [item.path for item in tracker.client.list_artifacts(second)] == ["table.csv"]
+
+
+def test_an_outage_is_told_once_and_made_up_for(
+    tracker: Tracker, tmp_path: Path, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    runs = attempt().parent
+    forward = tracker.forward
+
+    def refuse(*_: object) -> None:
+        raise ConnectionError("no route to http://user:secret@host")
+
+    with monkeypatch.context() as down:
+        down.setattr(tracker, "forward", refuse)
+        forwarder = Forwarder(tracker, runs, said.append)
+        forwarder._round()
+        forwarder._round()
+        assert len(said) == 1
+        assert "secret" not in said[0]
+    assert tracker.forward == forward
+    forwarder._round()
+    assert said[1:] == ["MLflow is back, and has everything so far"]
+    assert len(curve(tracker, "loss")) == 10
+
+
+def test_the_forwarder_follows_a_growing_run(
+    tracker: Tracker, tmp_path: Path, attempt: Attempt
+) -> None:
+    said: list[str] = []
+    with Forwarder(tracker, tmp_path / "runs", said.append, interval=0.05):
+        attempt(end=None)
+        attempt("second")
+    assert len(tracker.client.search_runs([tracker.experiment_id])) == 2
+    assert said == []
+
+
+def test_a_uri_is_shown_without_its_password() -> None:
+    uri = "postgresql://me:secret@db:5432/mlflow"
+    assert scrubbed(uri) == "postgresql://db:5432/mlflow"
