@@ -1,0 +1,76 @@
+"""What might have been measured instead: resamples of a table, in three forms.
+
+rows    rows drawn with replacement: each row carries noise of its own
+runs    runs drawn with replacement, with all their rows: checkpoints of one run share noise
+seeds   the losses redrawn with the spread that replicate seeds show, the design kept
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from analysis.laws.base import Array
+from analysis.notices import RefusedError, TooFewPoints
+from analysis.table import Table
+
+Kind = Literal["rows", "runs", "seeds"]
+DESIGN = ("params", "tokens", "architecture", "experts", "granularity", "sparsity", "unique_tokens")
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Weights of rows (R, N) and shifts of log loss (R, N) or zero."""
+
+    kind: Kind
+    weights_RN: Array
+    shifts_RN: Array
+
+
+def draw(
+    table: Table, count: int, seed: int, kind: Kind | None = None, pair_by: str | None = None
+) -> Resamples:
+    """Draw `count` resamples.
+
+    Unless told, by runs where a run has several rows, else by rows. With `pair_by`, a column
+    such as "seed", rows that agree on it are drawn together: two tables drawn with the same
+    seed over the same set of values are then paired.
+    """
+    rng = np.random.default_rng(seed)
+    size = len(table)
+    if kind is None:
+        repeated = table.has("run") and bool(table.frame["run"].duplicated().any())
+        kind = "runs" if repeated else "rows"
+    if kind == "seeds":
+        return Resamples(kind, np.ones((1, size)), _seed_noise(table, count, rng))
+    label = pair_by or ("run" if kind == "runs" else None)
+    if label is None:
+        weights = rng.multinomial(size, np.full(size, 1 / size), size=count)
+        return Resamples(kind, weights.astype(np.float64), np.zeros((1, size)))
+    if not table.has(label):
+        message = f"rows cannot be resampled by {label!r}: the table has no such column"
+        raise RefusedError(TooFewPoints(message))
+    names, cluster_N = np.unique(table.frame[label].astype(str), return_inverse=True)
+    weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count)
+    return Resamples(kind, weights[:, cluster_N].astype(np.float64), np.zeros((1, size)))
+
+
+def seed_spread(table: Table) -> tuple[float, int]:
+    """Pooled standard deviation of log loss among replicates of one design, and its freedom."""
+    design = [name for name in DESIGN if table.has(name)]
+    logs = np.log(table.frame["loss"]).groupby([table.frame[name] for name in design], dropna=False)
+    freedom = len(table) - logs.ngroups
+    if freedom < 1:
+        return float("nan"), 0
+    residual = np.log(table.frame["loss"]) - logs.transform("mean")
+    return float(np.sqrt((residual**2).sum() / freedom)), freedom
+
+
+def _seed_noise(table: Table, count: int, rng: np.random.Generator) -> Array:
+    spread, freedom = seed_spread(table)
+    if not freedom:
+        raise RefusedError(TooFewPoints("no two rows are replicates of one design under two seeds"))
+    # The spread is itself uncertain: Student's t in place of the normal says so.
+    return np.asarray(spread * rng.standard_t(freedom, size=(count, len(table))))

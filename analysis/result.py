@@ -1,0 +1,295 @@
+"""A fitted law: never bare numbers, but intervals, derived quantities, notices and predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from analysis.estimate import LEVEL, Estimate, finite
+from analysis.laws.base import Array, ComputeRule, Law
+from analysis.laws.registry import get
+from analysis.notices import Extrapolating, Notice, NotIdentifiable, RefusedError
+from analysis.table import Exclusion
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """How to spend `flops`: parameters, tokens, and the loss to expect, each with its interval.
+
+    `extrapolation` is `flops` over the largest compute in the table the law was fitted to.
+    """
+
+    flops: float
+    params: Estimate
+    tokens: Estimate
+    tokens_per_param: Estimate
+    loss: Estimate | None
+    extrapolation: float
+    notices: tuple[Notice, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, unbounded ends null."""
+        return {
+            "flops": self.flops,
+            "params": self.params.to_dict(),
+            "tokens": self.tokens.to_dict(),
+            "tokens_per_param": self.tokens_per_param.to_dict(),
+            "loss": self.loss and self.loss.to_dict(),
+            "extrapolation": self.extrapolation,
+            "warnings": [notice.to_dict() for notice in self.notices],
+        }
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted losses with their intervals, arrays of one shape."""
+
+    loss: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What a law was fitted to."""
+
+    rows: int
+    fingerprint: str
+    convention: str
+    ranges: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """How the fit went, and what the design lets it know.
+
+    Residuals are log L − log L̂, in the canonical order of the table, whose positions `rows`
+    gives; `condition` is the condition number of the scaled Jacobian at the fit.
+    """
+
+    objective: float
+    delta: float
+    residual_sd: float
+    r_squared: float
+    condition: float
+    starts: int
+    starts_agreeing: int
+    rows: tuple[int, ...]
+    residuals: tuple[float, ...]
+    leverage: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A law with its parameters, their resamples (R, P), and what there is to say about both."""
+
+    law: Law
+    values_P: Array
+    samples_RP: Array
+    limits: Mapping[str, Estimate]
+    rule: ComputeRule
+    data: DataSummary
+    diagnostics: Diagnostics
+    bootstrap: str
+    notices: tuple[Notice, ...]
+    excluded: tuple[Exclusion, ...]
+    level: float = LEVEL
+
+    @property
+    def identifiable(self) -> bool:
+        """Whether the design determines every parameter."""
+        return not any(isinstance(notice, NotIdentifiable) for notice in self.notices)
+
+    @property
+    def objective(self) -> float:
+        """The summed robust loss at the fit."""
+        return self.diagnostics.objective
+
+    @property
+    def parameters(self) -> dict[str, Estimate]:
+        """The law's parameters with their intervals."""
+        return dict(self.limits)
+
+    @property
+    def values(self) -> dict[str, Array]:
+        """The point estimate by name, as 0-d arrays."""
+        return {name: self.values_P[p] for p, name in enumerate(self.law.names)}
+
+    @property
+    def samples(self) -> dict[str, Array]:
+        """Resampled parameters by name, (R, 1)."""
+        return {name: self.samples_RP[:, p, None] for p, name in enumerate(self.law.names)}
+
+    @property
+    def derived(self) -> dict[str, Estimate]:
+        """Exponents of the compute-optimal allocation and the like."""
+        values = self.law.derived(self.values, self.rule)
+        samples = self.law.derived(self.samples, self.rule)
+        return {name: self._estimate(values[name], samples[name]) for name in values}
+
+    def _estimate(self, value: Array, samples: Array) -> Estimate:
+        if not self.identifiable:
+            return Estimate(float(value), -np.inf, np.inf)
+        return Estimate.of(value, samples, self.level)
+
+    def predict(self, *, noise: bool = False, **columns: float | Array) -> Prediction:
+        """The loss at given columns (`params=…, tokens=…`), with intervals.
+
+        They are intervals of the law's mean; with `noise`, of one new run's loss.
+        """
+        given = {name: np.atleast_1d(np.asarray(v, np.float64)) for name, v in columns.items()}
+        missing = [name for name in self.law.columns if name not in given]
+        if missing:
+            message = f"the {self.law.title} law predicts from {', '.join(self.law.columns)}"
+            raise TypeError(f"{message}; missing: {', '.join(missing)}")
+        value = self.law.predict(self.values, given)
+        samples = self.law.predict(self.samples, given)
+        if noise:
+            samples = samples * np.exp(self._noise(samples.shape))
+        tail = (1 - self.level) / 2
+        low, high = np.quantile(samples, [tail, 1 - tail], axis=0)
+        if not self.identifiable:
+            low, high = np.zeros_like(value), np.full_like(value, np.inf)
+        return Prediction(value, low, high)
+
+    def _noise(self, shape: tuple[int, ...]) -> Array:
+        residuals = np.array(self.diagnostics.residuals)
+        freedom = max(len(residuals) - len(self.values_P), 1)
+        inflate = np.sqrt(len(residuals) / freedom)
+        return np.asarray(np.random.default_rng(0).choice(residuals * inflate, size=shape))
+
+    def allocate(self, flops: float) -> Allocation:
+        """The compute-optimal parameters and tokens at `flops`, and the loss they reach.
+
+        Raises `RefusedError` where the design does not identify the law, `AnalysisError` where the
+        law has no optimum.
+        """
+        for notice in self.notices:
+            if isinstance(notice, NotIdentifiable):
+                raise RefusedError(notice)
+        params, tokens, loss = self.frontier(flops, self.values)
+        params_R, tokens_R, loss_R = self.frontier(flops, self.samples)
+        factor = flops / self.data.ranges["flops"][1]
+        notices = extrapolation_notice(flops, factor)
+        return Allocation(
+            flops=float(flops),
+            params=self._estimate(params, params_R),
+            tokens=self._estimate(tokens, tokens_R),
+            tokens_per_param=self._estimate(tokens / params, tokens_R / params_R),
+            loss=self._estimate(loss, loss_R),
+            extrapolation=float(factor),
+            notices=notices,
+        )
+
+    def frontier(
+        self, flops: float | Array, values: Mapping[str, Array] | None = None
+    ) -> tuple[Array, Array, Array]:
+        """N*, D* and L* at `flops` for the point estimate, or for given parameters."""
+        values = self.values if values is None else values
+        params = self.law.optimum(values, flops, self.rule)
+        tokens = self.rule.tokens(flops, params)
+        return params, tokens, self.law.predict(values, {"params": params, "tokens": tokens})
+
+    def summary(self) -> str:
+        """The fit as text, for people."""
+        from analysis.summary import summarise
+
+        return summarise(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, resamples included, as JSON values."""
+        d = self.diagnostics
+        return {
+            "law": self.law.name,
+            "law_version": self.law.version,
+            "equation": self.law.equation,
+            "source": self.law.source,
+            "units": {parameter.name: parameter.unit for parameter in self.law.parameters},
+            "parameters": {name: e.value for name, e in self.limits.items()},
+            "intervals": {name: interval(e) for name, e in self.limits.items()},
+            "level": self.level,
+            "derived": {name: e.to_dict() for name, e in self.derived.items()},
+            "identifiable": self.identifiable,
+            "objective": d.objective,
+            "warnings": [notice.to_dict() for notice in self.notices],
+            "excluded": [{"row": e.row, "rule": e.rule} for e in self.excluded],
+            "compute": {"kappa": self.rule.kappa, "gamma": self.rule.gamma},
+            "data": {
+                "rows": self.data.rows,
+                "fingerprint": self.data.fingerprint,
+                "convention": self.data.convention,
+                "ranges": {name: list(ends) for name, ends in self.data.ranges.items()},
+            },
+            "diagnostics": {
+                "delta": d.delta,
+                "residual_sd": d.residual_sd,
+                "r_squared": finite(d.r_squared),
+                "condition": finite(d.condition),
+                "starts": d.starts,
+                "starts_agreeing": d.starts_agreeing,
+                "rows": list(d.rows),
+                "residuals": list(d.residuals),
+                "leverage": list(d.leverage),
+            },
+            "bootstrap": {"kind": self.bootstrap, "samples": self.samples_RP.tolist()},
+        }
+
+    def to_json(self) -> str:
+        """Strict JSON; `Fit.from_json` reads it back to an equal fit."""
+        return json.dumps(self.to_dict(), allow_nan=False, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Fit:
+        """The fit that `to_json` was called on."""
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Fit:
+        """The fit that `to_dict` was called on."""
+        law = get(cast(str, fields["law"]))
+        estimates = {
+            name: Estimate.from_dict({"value": value, "low": low, "high": high})
+            for name, value in fields["parameters"].items()
+            for low, high in [fields["intervals"][name]]
+        }
+        d, data = dict(fields["diagnostics"]), fields["data"]
+        for name in ("rows", "residuals", "leverage"):
+            d[name] = tuple(d[name])
+        for name in ("r_squared", "condition"):
+            d[name] = np.inf if d[name] is None else d[name]
+        samples = np.array(fields["bootstrap"]["samples"], dtype=np.float64)
+        return cls(
+            law=law,
+            values_P=np.array([estimates[name].value for name in law.names]),
+            samples_RP=samples.reshape(-1, len(law.names)),
+            limits=estimates,
+            rule=ComputeRule(**fields["compute"]),
+            data=DataSummary(
+                data["rows"],
+                data["fingerprint"],
+                data["convention"],
+                {name: (low, high) for name, (low, high) in data["ranges"].items()},
+            ),
+            diagnostics=Diagnostics(objective=fields["objective"], **d),
+            bootstrap=fields["bootstrap"]["kind"],
+            notices=tuple(Notice.from_dict(notice) for notice in fields["warnings"]),
+            excluded=tuple(Exclusion(e["row"], e["rule"]) for e in fields["excluded"]),
+            level=fields["level"],
+        )
+
+
+def interval(estimate: Estimate) -> list[float | None]:
+    """[low, high], null where unbounded."""
+    return [finite(estimate.low), finite(estimate.high)]
+
+
+def extrapolation_notice(flops: float, factor: float) -> tuple[Notice, ...]:
+    """A notice where `flops` lie beyond the table."""
+    if factor <= 1.0 + 1e-9:
+        return ()
+    message = f"{flops:.3g} FLOPs are {factor:.3g} times the largest compute in the table"
+    return (Extrapolating(message, factor=float(factor)),)
