@@ -1,7 +1,7 @@
 """MLflow's pages over a study's store: on loopback, one worker, no background jobs.
 
-Started plainly, MLflow 3 takes 2.3 GB for workers that a reader of one study does not need; as here,
-0.4 GB.
+Started plainly, MLflow 3 takes 2.3 GB for workers that a reader of one study does not need; as
+here, 0.4 GB.
 """
 
 from __future__ import annotations

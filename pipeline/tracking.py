@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote, unquote
 
 from launch.config import RunConfig
 from pipeline.outbox import Owed, is_settled, owed
@@ -42,7 +43,7 @@ Item = TypeVar("Item")
 
 
 def default_uri(study_folder: Path) -> str:
-    return f"{SQLITE}{study_folder.absolute()}/mlflow.db"
+    return f"{SQLITE}{quote(str(study_folder.absolute()))}/mlflow.db"
 
 
 def scrubbed(uri: str) -> str:
@@ -152,7 +153,9 @@ class Tracker:
 
     @property
     def _database(self) -> Path | None:
-        return Path(self.uri.removeprefix(SQLITE)) if self.uri.startswith(SQLITE) else None
+        """The file of a SQLite store."""
+        is_file = self.uri.startswith(SQLITE)
+        return Path(unquote(self.uri.removeprefix(SQLITE))) if is_file else None
 
     @property
     def _is_known(self) -> bool:

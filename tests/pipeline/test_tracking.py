@@ -87,10 +87,11 @@ def test_a_deleted_run_stays_deleted(tracker: Tracker, attempt: Attempt) -> None
 
 
 def test_a_store_made_anew_gets_everything(tmp_path: Path, attempt: Attempt) -> None:
-    folder = attempt()
-    send(Tracker(None, tmp_path, "study"), folder)
-    (tmp_path / "mlflow.db").unlink()
-    again = Tracker(None, tmp_path, "study")
+    """In a folder whose name needs quoting in a URI, too."""
+    folder, study = attempt(), tmp_path / "my 100% study?#1"
+    send(Tracker(None, study, "study"), folder)
+    (study / "mlflow.db").unlink()
+    again = Tracker(None, study, "study")
     assert not again.has_run(folder)
     send(again, folder)
     assert len(curve(again, "loss")) == 10
