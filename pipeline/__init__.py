@@ -1,0 +1,4 @@
+"""A whole study: plan, preflight, schedule, record, fit, track; and the command line.
+
+Importing this package, or asking for ``--help``, imports no torch, ray, deepspeed or mlflow.
+"""

@@ -1,0 +1,38 @@
+"""What can go wrong before, in and after a study, as one small tree.
+
+IsoflopError
+├── ConfigError    a file or an override is wrong: names file, key, given, allowed
+├── BusyError      another process leads this study
+└── StudyError     the study cannot go on: missing data, no finished run, a stage failed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class IsoflopError(ValueError):
+    """A mistake the user can mend; the command prints its message and no traceback."""
+
+
+class ConfigError(IsoflopError):
+    """One or several faults of a configuration, each a line ``file:line:column: key: what``."""
+
+    def __init__(self, faults: Iterable[str]):
+        self.faults = list(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class BusyError(IsoflopError):
+    """Another process leads the study."""
+
+
+class StudyError(IsoflopError):
+    """The study cannot go on as it stands."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'budgets'?"`` for a near miss, otherwise nothing."""
+    close = get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
