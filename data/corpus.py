@@ -1,0 +1,179 @@
+"""What a corpus is (its configuration), and which files or hub shards it consists of."""
+
+import os
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from data.errors import DataError, Key
+from data.files import sha256
+
+MIB = 1 << 20
+COMPRESSED = (".gz", ".zst", ".parquet")
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class CodeSource(Strict):
+    """A tree of source files, one document each. `root: stdlib` is this Python's own library."""
+
+    kind: Literal["code"]
+    root: str = "stdlib"
+    extensions: list[str] = [".py"]
+    exclude: list[str] = ["site-packages", "dist-packages", "node_modules"]
+
+
+class TextSource(Strict):
+    """A folder of text files, one document each, or one such file."""
+
+    kind: Literal["text"]
+    path: str
+    extensions: list[str] = [".txt", ".md", ".rst"]
+
+
+class JsonlSource(Strict):
+    """A file or folder of JSON lines, plain or compressed, one document a line."""
+
+    kind: Literal["jsonl"]
+    path: str
+    extensions: list[str] = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst"]
+
+
+class ParquetSource(Strict):
+    """A file or folder of Parquet, one document a row."""
+
+    kind: Literal["parquet"]
+    path: str
+    extensions: list[str] = [".parquet"]
+
+
+class HubSource(Strict):
+    """A data set of the Hugging Face hub, streamed. `revision` pins the commit: 40 hex digits."""
+
+    kind: Literal["hub"]
+    repo: str
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    config: str | None = None
+    split: str = "train"
+    data_files: list[str] | None = None
+
+
+LocalSource = CodeSource | TextSource | JsonlSource | ParquetSource
+Source = Annotated[LocalSource | HubSource, Field(discriminator="kind")]
+
+
+class CorpusConfig(Strict):
+    """A corpus and how it is filtered and split.
+
+    `heldout` is the share of documents that are never trained on. A document's own text and `seed`
+    decide, so every copy of a held-out document is held out with it and none is left in training.
+    `min_bytes` and `max_bytes` drop shorter and longer documents; a document over `split_bytes` is
+    read as several. `max_documents` is shared evenly among the corpus' shards, and each reads its
+    first ones. `corrupt_files` says whether a damaged file ends the job or is counted and left.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    source: Source
+    text_column: str = "text"
+    heldout: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    seed: int = 0
+    min_bytes: Annotated[int, Field(ge=0)] = 0
+    max_bytes: Annotated[int, Field(gt=0)] | None = None
+    split_bytes: Annotated[int, Field(ge=64)] = 16 * MIB
+    max_documents: Annotated[int, Field(gt=0)] | None = None
+    corrupt_files: Literal["stop", "skip"] = "stop"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a corpus that one reader opens: bytes [start, stop) of JSON lines, row groups
+    [start, stop) of Parquet, shard `start` of a hub data set, or else one whole file.
+
+    `size` is in bytes of the file, None where it is unknown.
+    """
+
+    path: str
+    start: int
+    stop: int
+    size: int | None
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All pieces of a corpus in their one order, and a digest that changes when they do."""
+
+    pieces: list[Piece]
+    digest: str
+
+    @property
+    def size(self) -> int:
+        return sum(piece.size or 0 for piece in self.pieces)
+
+    @property
+    def text_bytes(self) -> int:
+        """An estimate; text compresses to about a third."""
+        return sum(
+            (piece.size or 0) * (3 if piece.path.endswith(COMPRESSED) else 1)
+            for piece in self.pieces
+        )
+
+
+def scan(config: CorpusConfig) -> Catalog:
+    """Find the corpus. Raises `DataError` if it is missing or has no documents.
+
+    The digest covers each local file's path below the root, size, and times of last change of
+    content and of inode: no file is read, and no ordinary edit escapes. A hub corpus is its pinned
+    revision.
+    """
+    if isinstance(config.source, HubSource):
+        from data.hub import scan_hub
+
+        return scan_hub(config.source)
+    root, key = _root(config.source)
+    pieces, facts = [], []
+    for path in _files(root, config.source, key):
+        stat = path.stat()
+        facts.append(os.fsencode(path.relative_to(root)))
+        facts.append(f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}".encode())
+        pieces.append(Piece(path=str(path), start=0, stop=stat.st_size, size=stat.st_size))
+    if not any(piece.size for piece in pieces):
+        raise DataError(
+            f"{root} holds no documents: {len(pieces)} files end in "
+            f"{', '.join(config.source.extensions)}" + (", all empty" if pieces else ""),
+            key,
+        )
+    return Catalog(pieces=pieces, digest=sha256(*facts))
+
+
+def _root(source: LocalSource) -> tuple[Path, Key]:
+    name = "root" if isinstance(source, CodeSource) else "path"
+    given = source.root if isinstance(source, CodeSource) else source.path
+    standard = isinstance(source, CodeSource) and given == "stdlib"
+    root = Path(sysconfig.get_path("stdlib") if standard else given).expanduser().absolute()
+    if not root.exists():
+        raise DataError(f"there is no corpus at {root}", ("source", name))
+    return root, ("source", name)
+
+
+def _files(root: Path, source: LocalSource, key: Key) -> Iterator[Path]:
+    """Files below `root` by name, depth first, in the order of their names' bytes."""
+    if root.is_file():
+        yield root
+        return
+    excluded = set(source.exclude) if isinstance(source, CodeSource) else set()
+    try:
+        entries = sorted(os.scandir(root), key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        raise DataError(f"cannot read the corpus folder {root}: {error.strerror}", key) from error
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            if entry.name not in excluded and not entry.name.startswith("."):
+                yield from _files(root / entry.name, source, key)
+        elif entry.name.endswith(tuple(source.extensions)) and entry.is_file():
+            yield root / entry.name

@@ -1,0 +1,96 @@
+"""Rows to clean documents, each on its side of the split, every decision counted."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from data.corpus import CorpusConfig, Piece
+from data.readers import Row, dataset
+from data.text import Document, clean
+
+Side = Literal["train", "heldout"]
+SIDES: tuple[Side, Side] = ("train", "heldout")
+
+
+@dataclass
+class Tally:
+    """What became of the documents of some pieces. Bytes are UTF-8 bytes of clean text."""
+
+    read: int = 0
+    documents: Counter[str] = field(default_factory=Counter)
+    bytes: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    repaired: Counter[str] = field(default_factory=Counter)
+    damaged_files: list[str] = field(default_factory=list)
+
+    def add(self, other: "Tally") -> None:
+        self.read += other.read
+        for name in ("documents", "bytes", "tokens", "dropped", "repaired"):
+            getattr(self, name).update(getattr(other, name))
+        self.damaged_files += other.damaged_files
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            name: dict(sorted(value.items())) if isinstance(value, Counter) else value
+            for name, value in vars(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "Tally":
+        values: dict[str, Any] = {
+            k: Counter(v) if isinstance(v, dict) else v for k, v in record.items()
+        }
+        return cls(**values)
+
+
+class Placed(NamedTuple):
+    document: Document
+    side: Side
+    digest: bytes
+
+
+def documents(
+    config: CorpusConfig, pieces: Sequence[Piece], limit: int | None, tally: Tally
+) -> Iterator[Placed]:
+    """Yield the clean documents of these pieces in order, at most `limit` of them."""
+    for row in dataset(config, pieces):
+        if limit is not None and tally.read >= limit:
+            return
+        document = _admit(config, row, tally)
+        if document is not None:
+            digest = hashlib.blake2b(
+                document.data, digest_size=16, salt=_salt(config.seed)
+            ).digest()
+            held = int.from_bytes(digest[:8], "little") < config.heldout * 2.0**64
+            yield Placed(document, "heldout" if held else "train", digest)
+
+
+def _admit(config: CorpusConfig, row: Row, tally: Tally) -> Document | None:
+    if row["text"] is None:
+        tally.dropped[row["problem"] or "malformed"] += 1
+        if row["problem"] == "corrupt_file":
+            tally.damaged_files.append(row["origin"])
+        return None
+    tally.read += 1
+    document = clean(row["text"])
+    tally.repaired.update(document.repairs)
+    if row["problem"]:
+        tally.repaired[row["problem"]] += 1
+    size = len(document.data)
+    if not document.text or document.text.isspace():
+        reason = "empty"
+    elif size < config.min_bytes:
+        reason = "too_short"
+    elif config.max_bytes is not None and size > config.max_bytes:
+        reason = "too_long"
+    else:
+        return document
+    tally.dropped[reason] += 1
+    return None
+
+
+def _salt(seed: int) -> bytes:
+    return hashlib.sha256(str(seed).encode()).digest()[:16]

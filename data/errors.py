@@ -1,0 +1,23 @@
+"""The one exception that a user's mistake, or a damaged file, raises here."""
+
+import difflib
+from collections.abc import Iterable
+
+Key = tuple[str | int, ...]
+
+
+class DataError(ValueError):
+    """One sentence for the user; `key` is the path of the config key at fault, if one is."""
+
+    def __init__(self, message: str, key: Key | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+    def __reduce__(self) -> tuple[type["DataError"], tuple[str, Key | None]]:
+        return type(self), (str(self), self.key)  # Ray carries errors by pickle
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """A clause `, did you mean 'x'?` for the nearest known name, or nothing."""
+    match = difflib.get_close_matches(given, list(known), n=1)
+    return f", did you mean {match[0]!r}?" if match else ""

@@ -1,0 +1,233 @@
+"""Shards of documents to shards of tokens: in this process or as Ray tasks, the same bytes.
+
+A shard is a function of the corpus and the tokenizer alone. Its files are renamed into place before
+its record is, so a record vouches for whole files, and what has no record is done again.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from data.corpus import MIB, Catalog, CorpusConfig, Piece
+from data.documents import SIDES, Placed, Side, Tally, documents
+from data.errors import DataError
+from data.files import atomic, sha256_bytes, write_atomic
+from data.megatron import Writer, token_type
+from data.store import Shard
+from data.tokenizer import Tokenizer
+
+BATCH_CHARS = MIB
+BATCH_DOCUMENTS = 1024
+RAY_RETRIES = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard to be made: the first `limit` documents of `pieces`."""
+
+    number: int
+    pieces: tuple[Piece, ...]
+    limit: int | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:05d}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs; `folder` is on a disk that every worker sees."""
+
+    folder: Path
+    corpus: CorpusConfig
+    tokenizer: str
+    end_of_document: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """A committed shard: its files on both sides of the split, and what became of its documents."""
+
+    shards: dict[Side, Shard]
+    tally: Tally
+
+    def save(self, path: Path) -> None:
+        shards = {side: asdict(shard) for side, shard in self.shards.items()}
+        record = {"shards": shards, "tally": self.tally.to_dict()}
+        write_atomic(path, json.dumps(record, indent=1).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> "Record":
+        record = json.loads(path.read_bytes())
+        shards = {side: Shard(**record["shards"][side]) for side in SIDES}
+        return cls(shards, Tally.from_dict(record["tally"]))
+
+
+def plan(config: CorpusConfig, catalog: Catalog) -> list[Task]:
+    """Cut a corpus into shards: consecutive pieces up to a size that depends on the corpus alone.
+
+    Small corpora give 32 shards of 2 MiB or more, enough to keep workers busy; large ones shards of
+    1 GiB, few enough that a store of 10^12 tokens has a short manifest. Pieces of unknown size (the
+    hub's) are shards of their own.
+    """
+    target = min(max(catalog.size // 32, 2 * MIB), 1024 * MIB)
+    groups: list[list[Piece]] = []
+    room = 0
+    for piece in catalog.pieces:
+        if not groups or piece.size is None or piece.size > room:
+            groups.append([])
+            room = target
+        groups[-1].append(piece)
+        room -= target if piece.size is None else piece.size
+    return [
+        Task(number, tuple(pieces), _quota(config.max_documents, number, len(groups)))
+        for number, pieces in enumerate(groups)
+    ]
+
+
+def _quota(documents: int | None, number: int, shards: int) -> int | None:
+    if documents is None:
+        return None
+    return documents // shards + (number < documents % shards)
+
+
+def record_path(folder: Path, task: Task) -> Path:
+    return folder / "shards" / f"{task.name}.json"
+
+
+def tokenize_shard(job: Job, task: Task) -> Record:
+    """Make and commit one shard."""
+    tokenizer = _tokenizer(job.tokenizer, job.end_of_document)
+    dtype = token_type(tokenizer.vocab_size)
+    tally = Tally()
+    shards: dict[Side, Shard] = {}
+    with ExitStack() as stack:
+        writers = {side: Writer(dtype) for side in SIDES}
+        files: dict[Side, IO[bytes]] = {
+            side: stack.enter_context(atomic(job.folder / side / f"{task.name}.bin"))
+            for side in SIDES
+        }
+        for batch in _batches(documents(job.corpus, task.pieces, task.limit, tally)):
+            for placed, tokens in zip(batch, _encode(tokenizer, batch, dtype), strict=True):
+                writers[placed.side].add(files[placed.side], tokens)
+                tally.documents[placed.side] += 1
+                tally.bytes[placed.side] += len(placed.document.data)
+                tally.tokens[placed.side] += len(tokens)
+    for side, writer in writers.items():
+        index = writer.index()
+        write_atomic(job.folder / side / f"{task.name}.idx", index)
+        shards[side] = Shard(
+            name=task.name,
+            tokens=tally.tokens[side],
+            documents=tally.documents[side],
+            bytes=tally.bytes[side],
+            bin_bytes=tally.tokens[side] * dtype.itemsize,
+            bin_sha256=writer.digest.hexdigest(),
+            idx_bytes=len(index),
+            idx_sha256=sha256_bytes(index),
+        )
+    record = Record(shards, tally)
+    record.save(record_path(job.folder, task))
+    return record
+
+
+def _batches(placed: Iterator[Placed]) -> Iterator[list[Placed]]:
+    batch: list[Placed] = []
+    chars = 0
+    for item in placed:
+        batch.append(item)
+        chars += len(item.document.text)
+        if chars >= BATCH_CHARS or len(batch) >= BATCH_DOCUMENTS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+def _encode(
+    tokenizer: Tokenizer, batch: Sequence[Placed], dtype: np.dtype[np.integer]
+) -> Iterator[np.ndarray]:
+    """The tokens of each document, its end of document included."""
+    parts = [list(cut(placed.document.text)) for placed in batch]
+    texts = [text for document in parts for text in document]
+    encodings = iter(tokenizer.inner.encode_batch_fast(texts, add_special_tokens=False))
+    for document in parts:
+        arrays = [np.array(next(encodings).ids, dtype) for _ in document]
+        yield np.concatenate([*arrays, np.array([tokenizer.end_of_document], dtype)])
+
+
+def cut(text: str, size: int = MIB) -> Iterator[str]:
+    """Yield a long text in parts of about `size` characters, so that encoding takes little memory.
+
+    Cut where a space or newline follows a word: byte-level pre-tokenizers always part there, so the
+    tokens are those of the whole text. Only a run of `size` characters without such a place is cut
+    inside, and tokenizers without pre-tokenization may differ at a cut.
+    """
+    start = 0
+    while len(text) - start > size:
+        end = start + size
+        while end > start and not (text[end] in " \n" and not text[end - 1].isspace()):
+            end = max(text.rfind(" ", start, end), text.rfind("\n", start, end))
+        if end <= start:
+            end = start + size
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(text: str, end_of_document: str) -> Tokenizer:
+    return Tokenizer(text, end_of_document)
+
+
+Done = Callable[[Task, Record], None]
+
+
+def tokenize(job: Job, tasks: Sequence[Task], workers: int, done: Done) -> None:
+    """Make these shards with `workers` Ray tasks at a time, or, with 0, in this process.
+
+    `done` is called as each is committed. Ray must have been initialised by the caller.
+    """
+    if workers == 0:
+        for task in tasks:
+            done(task, tokenize_shard(job, task))
+    else:
+        _tokenize_with_ray(job, tasks, workers, done)
+
+
+def _tokenize_with_ray(job: Job, tasks: Sequence[Task], workers: int, done: Done) -> None:
+    import ray
+
+    if not ray.is_initialized():
+        raise RuntimeError("tokenizing with workers needs ray.init() first (or workers=0)")
+    remote = ray.remote(num_cpus=1, max_retries=RAY_RETRIES)(_worker)
+    shared = ray.put(job)
+    waiting = list(reversed(tasks))
+    running: dict[Any, Task] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                task = waiting.pop()
+                running[remote.remote(shared, task)] = task
+            finished, _ = ray.wait(list(running), num_returns=1)
+            for reference in finished:
+                task = running.pop(reference)
+                done(task, ray.get(reference))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, DataError) else error from None
+    finally:
+        for reference in running:
+            ray.cancel(reference)
+
+
+def _worker(job: Job, task: Task) -> Record:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # Ray runs one task a core
+    os.environ.setdefault("USE_TORCH", "0")  # spares `datasets` 2 s and 300 MB a worker
+    return tokenize_shard(job, task)
