@@ -1,0 +1,268 @@
+"""The charts of a study, as the papers draw them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from analysis.compare import gain_at_budget
+from analysis.estimate import Estimate
+from analysis.laws.base import Array
+from analysis.plots.chart import (
+    INK,
+    Axis,
+    Band,
+    Chart,
+    ColourScale,
+    Level,
+    Line,
+    Mark,
+    Panel,
+    Points,
+    Span,
+    category,
+    log_shade,
+    number,
+    power,
+)
+from analysis.profiles import Profile
+from analysis.study import ArchitectureStudy, StudyAnalysis
+
+FLOPS = Axis("training compute C (FLOPs)", log=True)
+PARAMS = Axis("parameters N", log=True)
+LOSS = Axis("loss L (nats/token)", log=True)
+ENVELOPE_BINS = 100
+POINTS_OF_A_LINE = 60
+
+
+def loss_curves(study: StudyAnalysis, curves: pd.DataFrame | None) -> Chart:
+    """Loss against compute for every run, and the envelope below them all (Approach 1).
+
+    `curves` has a row per point of a run: architecture, run, flops, loss.
+    """
+    sizes = study.table.column("params")
+    scale = ColourScale("parameters N", float(sizes.min()), float(sizes.max()))
+    panels = []
+    for name, part in study.architectures.items():
+        points = _points_of(part, curves)
+        size = (
+            dict(zip(part.table.frame["run"].astype(str), part.table.column("params"), strict=True))
+            if part.table.has("run")
+            else {}
+        )
+        marks: list[Mark] = []
+        for run, of_run in points.groupby("run", sort=False):
+            colour = log_shade(size.get(str(run), scale.low), scale)
+            x, y = of_run["flops"].to_numpy(float), of_run["loss"].to_numpy(float)
+            hover = f"{run}: N = {number(size.get(str(run), np.nan), 3)}"
+            if len(x) > 1:
+                marks.append(Line(x, y, colour, width=0.8, opacity=0.85, hover=hover))
+            marks.append(Points(x[-1:], y[-1:], colour, size=2.5, hover=(hover,)))
+        lowest = envelope(points["flops"].to_numpy(float), points["loss"].to_numpy(float))
+        marks.append(Line(*lowest, "#D55E00", "envelope of the runs", width=1.8))
+        if part.approach3 and part.approach3.identifiable:
+            flops = _span_of(study)
+            law = part.approach3.frontier(flops)[2]
+            marks.append(Line(flops, law, INK, "fitted frontier", width=1.2, dash="dash"))
+        panels.append(Panel(FLOPS, LOSS, tuple(marks), name))
+    return Chart("loss_curves", "Loss over compute", tuple(panels), scale, share_y=True)
+
+
+def isoflop_profiles(study: StudyAnalysis) -> Chart:
+    """Loss against size at each budget, the parabola, and its vertex with its interval."""
+    scale = ColourScale("training compute C (FLOPs)", study.budgets[0], study.budgets[-1])
+    panels = []
+    for name, part in study.architectures.items():
+        marks: list[Mark] = []
+        for profile in part.approach2.profiles if part.approach2 else ():
+            marks += _profile(profile, log_shade(profile.flops, scale))
+        vertices = [p for p in part.approach2.profiles if p.vertex] if part.approach2 else []
+        if vertices:
+            line = Line(
+                np.array([p.vertex.value for p in vertices if p.vertex]),
+                np.array([p.minimum.value for p in vertices if p.minimum]),
+                INK,
+                width=0.8,
+                dash="dot",
+            )
+            marks.append(line)
+        panels.append(Panel(PARAMS, LOSS, tuple(marks), name))
+    return Chart("isoflop_profiles", "IsoFLOP profiles", tuple(panels), scale, share_y=True)
+
+
+def _profile(profile: Profile, colour: str) -> Iterator[Mark]:
+    label = f"{power(profile.flops)} FLOPs"
+    hover = [
+        f"N = {number(n, 3)}, L = {v:.4f}"
+        for n, v in zip(profile.params, profile.losses, strict=True)
+    ]
+    kept = profile.vertex is not None
+    yield Points(profile.params, profile.losses, colour, label, filled=kept, size=3.6, hover=hover)
+    sizes = np.geomspace(profile.params.min(), profile.params.max(), POINTS_OF_A_LINE)
+    yield Line(sizes, profile.curve(sizes), colour, width=1.2, dash="solid" if kept else "dot")
+    if profile.vertex and profile.minimum:
+        yield Points(
+            np.array([profile.vertex.value]),
+            np.array([profile.minimum.value]),
+            "#D55E00",
+            "vertex, 95 % interval",
+            symbol="star",
+            size=8,
+            x_ends=_ends([profile.vertex]),
+            hover=[f"N* = {profile.vertex:.3g} at {label}"],
+        )
+
+
+def allocation(study: StudyAnalysis) -> Chart:
+    """N*, D* and D*/N* against compute: the fitted surface's with its band, and the vertices'."""
+    flops = _span_of(study, beyond=True)
+    panels = []
+    for title, axis, pick in (
+        ("optimal size", Axis("parameters N*", log=True), "params"),
+        ("optimal data", Axis("tokens D*", log=True), "tokens"),
+        ("data per parameter", Axis("tokens per parameter D*/N*", log=True), "tokens_per_param"),
+    ):
+        marks: list[Mark] = [_beyond(study)]
+        for index, (name, part) in enumerate(study.architectures.items()):
+            marks += _allocation(part, name, index, pick, flops)
+        panels.append(Panel(FLOPS, axis, tuple(marks), title))
+    return Chart("allocation", "Compute-optimal allocation", tuple(panels))
+
+
+def _allocation(
+    part: ArchitectureStudy, name: str, index: int, pick: str, flops: Array
+) -> Iterator[Mark]:
+    colour, symbol = category(index)
+    if part.approach3 and part.approach3.identifiable:
+        estimates: list[Estimate] = [
+            getattr(part.approach3.allocate(float(c)), pick) for c in flops
+        ]
+        low, high = _ends(estimates)
+        yield Band(flops, low, high, colour)
+        yield Line(flops, np.array([e.value for e in estimates]), colour, f"{name}: fitted surface")
+    if part.approach2:
+        found = [p for p in part.approach2.profiles if p.vertex]
+        vertices = [_vertex(part, p, pick) for p in found]
+        at = np.array([p.flops for p in found]) * (1 + 0.05 * index)
+        yield Points(
+            at,
+            np.array([e.value for e in vertices]),
+            colour,
+            f"{name}: profile vertices",
+            symbol=symbol,
+            size=4.5,
+            y_ends=_ends(vertices),
+            hover=[
+                f"{name}, {power(p.flops)} FLOPs: {e}" for p, e in zip(found, vertices, strict=True)
+            ],
+        )
+
+
+def _vertex(part: ArchitectureStudy, profile: Profile, pick: str) -> Estimate:
+    assert part.approach2
+    assert profile.vertex
+    ends = np.array([profile.vertex.value, profile.vertex.low, profile.vertex.high])
+    if pick == "params":
+        return profile.vertex
+    tokens = part.approach2.rule.tokens(profile.flops, ends)
+    value, high, low = tokens if pick == "tokens" else tokens / ends
+    return Estimate(float(value), float(low), float(high))
+
+
+def residuals(study: StudyAnalysis) -> Chart:
+    """What the fitted surface leaves unexplained, against size, tokens and compute."""
+    panels = []
+    for axis, column in (
+        (PARAMS, "params"),
+        (Axis("tokens D", log=True), "tokens"),
+        (FLOPS, "flops"),
+    ):
+        marks: list[Mark] = [Level(0.0)]
+        for index, (name, part) in enumerate(study.architectures.items()):
+            if not part.approach3:
+                continue
+            colour, symbol = category(index)
+            frame, d = part.table.frame, part.approach3.diagnostics
+            x = part.table.flops if column == "flops" else part.table.column(column)
+            left = 100 * np.expm1(np.array(d.residuals))
+            label = f"{name} (sd {d.residual_sd:.1%})"
+            hover = [
+                f"row {row}: {value:+.2f} %" for row, value in zip(frame.index, left, strict=True)
+            ]
+            marks.append(Points(x, left, colour, label, symbol, size=3.6, hover=hover))
+        panels.append(Panel(axis, Axis("measured over fitted loss − 1 (%)"), tuple(marks)))
+    return Chart("residuals", "Residuals of the fitted surface", tuple(panels), share_y=True)
+
+
+def comparison(study: StudyAnalysis) -> Chart:
+    """Frontiers of the architectures, and the compute each saves against the baseline."""
+    flops = _span_of(study, beyond=True)
+    frontiers: list[Mark] = [_beyond(study)]
+    gains: list[Mark] = [_beyond(study), Level(1.0, study.baseline)]
+    base = study.architectures[study.baseline].approach3
+    for index, (name, part) in enumerate(study.architectures.items()):
+        colour, symbol = category(index)
+        law = part.approach3
+        if law and law.identifiable:
+            losses = [law.allocate(float(c)).loss for c in flops]
+            ends = _ends([loss for loss in losses if loss])
+            frontiers.append(Band(flops, *ends, colour))
+            frontiers.append(Line(flops, law.frontier(flops)[2], colour, name))
+        if part.approach2:
+            found = [(p.flops, p.minimum) for p in part.approach2.profiles if p.minimum]
+            at, depth = np.array([c for c, _ in found]), [m for _, m in found]
+            values = np.array([m.value for m in depth])
+            frontiers.append(Points(at, values, colour, symbol=symbol, y_ends=_ends(depth)))
+        if law and base and name != study.baseline and law.identifiable and base.identifiable:
+            over = [gain_at_budget(law, base, float(c)).gain for c in flops[::3]]
+            gains.append(Band(flops[::3], *_ends(over), colour))
+            gains.append(Line(flops[::3], np.array([e.value for e in over]), colour))
+    return Chart(
+        "architectures",
+        "Architectures compared",
+        (
+            Panel(FLOPS, Axis("optimal loss L* (nats/token)", log=True), tuple(frontiers)),
+            Panel(
+                FLOPS,
+                Axis(f"compute-equivalent gain over {study.baseline} (×)", True),
+                tuple(gains),
+            ),
+        ),
+    )
+
+
+def envelope(flops: Array, losses: Array, bins: int = ENVELOPE_BINS) -> tuple[Array, Array]:
+    """The lowest loss in each of `bins` equal steps of log FLOPs, where it is a new low."""
+    edges = np.geomspace(flops.min(), flops.max() * (1 + 1e-9), bins + 1)
+    which = np.clip(np.searchsorted(edges, flops, side="right") - 1, 0, bins - 1)
+    best = [np.flatnonzero(which == b) for b in range(bins)]
+    rows = [int(group[losses[group].argmin()]) for group in best if len(group)]
+    order = sorted(rows, key=lambda row: flops[row])
+    kept = [row for i, row in enumerate(order) if losses[row] <= losses[order[: i + 1]].min()]
+    return flops[kept], losses[kept]
+
+
+def _points_of(part: ArchitectureStudy, curves: pd.DataFrame | None) -> pd.DataFrame:
+    frame = part.table.frame
+    final = pd.DataFrame({"flops": part.table.flops, "loss": part.table.column("loss")})
+    final["run"] = frame["run"].astype(str).to_numpy() if "run" in frame else final.index
+    if curves is None:
+        return final
+    mine = curves[curves["run"].astype(str).isin(final["run"])]
+    return pd.concat([mine[["run", "flops", "loss"]], final]).sort_values("flops", kind="stable")
+
+
+def _span_of(study: StudyAnalysis, beyond: bool = False) -> Array:
+    flops = study.table.flops
+    high = study.targets[-1] if beyond else float(flops.max())
+    return np.geomspace(float(flops.min()), high, POINTS_OF_A_LINE)
+
+
+def _beyond(study: StudyAnalysis) -> Span:
+    return Span(float(study.table.flops.max()), study.targets[-1], "extrapolated")
+
+
+def _ends(estimates: list[Estimate]) -> tuple[Array, Array]:
+    return np.array([e.low for e in estimates]), np.array([e.high for e in estimates])
