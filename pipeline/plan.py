@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data.prepare import Prepared
+from data.store import TokenStore
 from launch.config import (
     CostConfig,
     DataConfig,
@@ -28,8 +29,38 @@ from launch.config import (
 from models import Cost, ModelConfig, Recipe, cost
 from models.size import shapes
 from pipeline.atomic import write_text
-from pipeline.config import IsoflopGrid, Study
+from pipeline.config import IsoflopGrid, Study, fingerprint
 from pipeline.errors import StudyError
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The stores that a plan trains on and is judged on; ``unique`` counts the training tokens."""
+
+    train: Path
+    heldout: Path
+    fingerprint: str
+    unique: int
+    vocab_size: int
+
+    @classmethod
+    def of(cls, prepared: Prepared) -> Tokens:
+        """What a plan needs to know of a prepared corpus."""
+        stores = [TokenStore.open(folder) for folder in (prepared.train, prepared.heldout)]
+        identity = fingerprint([store.fingerprint for store in stores])
+        return cls(
+            prepared.train, prepared.heldout, identity, stores[0].n_tokens, prepared.vocab_size
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self) | {"train": str(self.train), "heldout": str(self.heldout)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Tokens:
+        """Read what ``to_dict`` wrote."""
+        paths = {name: Path(values[name]) for name in ("train", "heldout")}
+        return cls(**(values | paths))
 
 
 @dataclass(frozen=True)
@@ -67,7 +98,7 @@ class Plan:
 
     runs: tuple[RunConfig, ...]
     skipped: tuple[Skipped, ...]
-    unique_tokens: int
+    tokens: Tokens
 
     @cached_property
     def flops(self) -> float:
@@ -77,7 +108,7 @@ class Plan:
     def write(self, path: Path) -> None:
         """The plan as JSON, atomically."""
         document = {
-            "unique_tokens": self.unique_tokens,
+            "tokens": self.tokens.to_dict(),
             "runs": [run.model_dump(mode="json") for run in self.runs],
             "skipped": [asdict(point) for point in self.skipped],
         }
@@ -97,11 +128,8 @@ class Plan:
                 f"{path}: no plan there; `isoflop run` or `isoflop plan` makes one"
             ) from None
         runs = tuple(RunConfig.model_validate_json(json.dumps(run)) for run in document["runs"])
-        return cls(
-            runs,
-            tuple(Skipped(**point) for point in document["skipped"]),
-            document["unique_tokens"],
-        )
+        skipped = tuple(Skipped(**point) for point in document["skipped"])
+        return cls(runs, skipped, Tokens.from_dict(document["tokens"]))
 
 
 def run_tokens(run: RunConfig) -> int:
@@ -119,8 +147,8 @@ def run_folder(study: Study, run: RunConfig) -> Path:
     return study.folder / "runs" / f"{run.name}-{run.fingerprint()[:8]}"
 
 
-def make_plan(study: Study, prepared: Prepared) -> Plan:
-    """The runs of ``study`` over the tokens in ``prepared``.
+def make_plan(study: Study, tokens: Tokens) -> Plan:
+    """The runs of ``study`` over ``tokens``.
 
     Raises:
         StudyError: no point of the grid can be run.
@@ -128,12 +156,12 @@ def make_plan(study: Study, prepared: Prepared) -> Plan:
     runs: list[RunConfig] = []
     skipped: list[Skipped] = []
     for architecture, given in study.architectures.items():
-        ladder = _ladder(study, architecture, Recipe.from_dict(given.recipe), prepared.vocab_size)
+        ladder = _ladder(study, architecture, Recipe.from_dict(given.recipe), tokens.vocab_size)
         for budget in sorted(study.grid.budgets):
             for shape in _sizes(study.grid, ladder, budget):
                 for seed in study.grid.seeds:
-                    run = _run(study, prepared, shape, budget, seed)
-                    fault = _fault(study.grid, run, prepared)
+                    run = make_run(study, tokens, shape, budget, seed)
+                    fault = _fault(study.grid, run, tokens.unique)
                     if fault is None:
                         runs.append(run)
                     else:
@@ -144,7 +172,7 @@ def make_plan(study: Study, prepared: Prepared) -> Plan:
             f"study '{study.name}': no run is left: "
             + "; ".join(sorted({s.detail for s in skipped}))
         )
-    return Plan(tuple(runs), tuple(skipped), prepared.train_tokens)
+    return Plan(tuple(runs), tuple(skipped), tokens)
 
 
 def _ladder(study: Study, architecture: str, recipe: Recipe, vocab_size: int) -> list[Shape]:
@@ -188,23 +216,23 @@ def _sizes(grid: IsoflopGrid, ladder: Sequence[Shape], budget: float) -> Iterato
     yield from sorted(chosen, key=lambda shape: shape.params(grid.convention))
 
 
-def _run(study: Study, prepared: Prepared, shape: Shape, budget: float, seed: int) -> RunConfig:
+def make_run(study: Study, tokens: Tokens, shape: Shape, budget: float, seed: int) -> RunConfig:
     settings, parallel = study.train, study.parallel
     params = shape.params(study.grid.convention)
-    tokens = budget / shape.flops_per_token
-    hyper = study.rule(params=params, tokens=tokens, flops=budget)
+    wanted = budget / shape.flops_per_token
+    hyper = study.rule(params=params, tokens=wanted, flops=budget)
     batch = (
         max(1, round(hyper.batch_tokens / settings.sequence_length / parallel.ranks))
         * parallel.ranks
     )
-    steps = max(1, round(tokens / (batch * settings.sequence_length)))
+    steps = max(1, round(wanted / (batch * settings.sequence_length)))
     return RunConfig(
         name=f"{shape.architecture}-{budget:.3g}-{short(params)}-s{seed}".replace("+", ""),
         model=shape.model.to_dict(),
         data=DataConfig(
-            train=prepared.train,
-            heldout=prepared.heldout,
-            fingerprint=prepared.fingerprint,
+            train=tokens.train,
+            heldout=tokens.heldout,
+            fingerprint=tokens.fingerprint,
             sequence_length=settings.sequence_length,
             batch_size=batch,
             seed=seed,
@@ -248,7 +276,7 @@ def _run(study: Study, prepared: Prepared, shape: Shape, budget: float, seed: in
             "convention": study.grid.convention,
             "params": params,
             "seed": seed,
-            "unique_tokens": prepared.train_tokens,
+            "unique_tokens": tokens.unique,
         },
     )
 
@@ -260,8 +288,8 @@ def _expert_parallel(study: Study, shape: Shape) -> int:
     return study.parallel.expert_parallel or study.parallel.ranks
 
 
-def _fault(grid: IsoflopGrid, run: RunConfig, prepared: Prepared) -> tuple[str, str] | None:
-    epochs = run_tokens(run) / prepared.train_tokens
+def _fault(grid: IsoflopGrid, run: RunConfig, unique: int) -> tuple[str, str] | None:
+    epochs = run_tokens(run) / unique
     if run.train.steps < grid.min_steps:
         return "min_steps", f"{run.train.steps} steps, fewer than grid.min_steps = {grid.min_steps}"
     if epochs > grid.max_epochs:
@@ -280,7 +308,7 @@ def short(count: float) -> str:
 def as_dict(plan: Plan) -> dict[str, Any]:
     """The plan's rows for ``--json``: one flat mapping a run."""
     return {
-        "unique_tokens": plan.unique_tokens,
+        "unique_tokens": plan.tokens.unique,
         "flops": plan.flops,
         "runs": [row(run) for run in plan.runs],
         "skipped": [asdict(point) for point in plan.skipped],

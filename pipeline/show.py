@@ -8,8 +8,10 @@ from typing import Any
 
 import pandas as pd
 from rich import box
+from rich.console import Group
 from rich.table import Table
 
+from pipeline.config import Study
 from pipeline.plan import Plan, row, short
 
 STATUS_STYLE = {
@@ -76,7 +78,7 @@ def preflight(plan: Plan, seconds: dict[str, float], slots: int, wall: float) ->
         duration(sum(seconds.values())),
     )
     table.caption = (
-        f"unique training tokens {short(plan.unique_tokens)}; budget in training FLOPs, exact; "
+        f"unique training tokens {short(plan.tokens.unique)}; budget in training FLOPs, exact; "
         "est. in core time, from a short measurement"
     )
     table.caption_justify = "left"
@@ -92,20 +94,9 @@ def skipped(plan: Plan) -> Iterable[str]:
         )
 
 
-def status(frame: pd.DataFrame, expected: dict[str, float]) -> Table:
+def status(frame: pd.DataFrame) -> Table:
     """Every run, in the order of the plan."""
-    columns = [
-        "run",
-        "status",
-        "step",
-        "of",
-        "loss",
-        "bits/byte",
-        "tokens/s",
-        "MFU",
-        "seconds",
-        "expected",
-    ]
+    columns = ["run", "status", "step", "of", "loss", "bits/byte", "tokens/s", "MFU", "seconds"]
     table = new_table("", columns, left=2)
     for record in frame.to_dict("records"):
         style = STATUS_STYLE.get(record["status"], "dim")
@@ -119,12 +110,105 @@ def status(frame: pd.DataFrame, expected: dict[str, float]) -> Table:
             number(record["tokens_per_second"], ",.0f"),
             number(record["mfu"], ".1%"),
             number(record["train_seconds"], ".1f"),
-            number(expected.get(record["fingerprint"]), ".1f"),
         )
     counts = frame["status"].value_counts().to_dict()
     table.caption = ", ".join(f"{count} {name}" for name, count in counts.items())
     table.caption_justify = "left"
     return table
+
+
+def summary(study: Study, analysis: dict[str, Any]) -> Group:
+    """The laws side by side, what they recommend, the gains, and where to look."""
+    largest = analysis["budgets"][-1]
+    parts = [_laws(analysis), _allocations(analysis, largest)]
+    if analysis["gains"]:
+        parts.append(_gains(analysis))
+    lines = [f"[yellow]{name}: {text}[/]" for name, text in _warnings(analysis)]
+    lines += [
+        f"plots   {study.folder / 'plots'}",
+        f"table   {study.folder / 'table.csv'}",
+        f"MLflow  isoflop ui {study.name}",
+    ]
+    return Group(*parts, *lines)
+
+
+def _laws(analysis: dict[str, Any]) -> Table:
+    columns = ["law", "E", "alpha", "beta", "N* ~ C^a, fit", "N* ~ C^a, profiles", "runs"]
+    table = new_table("L = E + A/N^alpha + B/D^beta, with 95% intervals", columns)
+    for name, found in analysis["architectures"].items():
+        fit, profiles = found["approach3"], found["approach2"]
+        values = {key: _parameter(fit, key) for key in ("E", "alpha", "beta")}
+        table.add_row(
+            name,
+            *values.values(),
+            interval(fit["derived"]["a"]) if fit else "–",
+            interval(profiles["a"]) if profiles else "–",
+            str(len(found["rows"])),
+        )
+    return table
+
+
+def _parameter(fit: dict[str, Any] | None, name: str) -> str:
+    if fit is None:
+        return "–"
+    low, high = fit["intervals"][name]
+    return interval({"value": fit["parameters"][name], "low": low, "high": high})
+
+
+def _allocations(analysis: dict[str, Any], largest: float) -> Table:
+    columns = ["optimum", "FLOPs", "N*", "D*", "D*/N*", "loss", "N*, profiles"]
+    table = new_table("Compute-optimal allocation", columns)
+    for name, found in analysis["architectures"].items():
+        by_fit, by_profiles = (found["allocations"][f"approach{n}"] for n in (3, 2))
+        for position, flops in enumerate(analysis["targets"]):
+            if flops < largest:
+                continue
+            best = by_fit[position] if by_fit else None
+            other = by_profiles[position] if by_profiles else None
+            table.add_row(
+                name,
+                f"{flops:.3g}",
+                *(
+                    interval(best[key]) if best else "–"
+                    for key in ("params", "tokens", "tokens_per_param", "loss")
+                ),
+                interval(other["params"]) if other else "–",
+            )
+    return table
+
+
+def _gains(analysis: dict[str, Any]) -> Table:
+    table = new_table(
+        f"Compute-equivalent gain over {analysis['baseline']} (above 1: less compute, same loss)",
+        ["gain", "FLOPs", "factor"],
+    )
+    for gain in analysis["gains"]:
+        table.add_row(gain["architecture"], f"{gain['flops']:.3g}", interval(gain))
+    return table
+
+
+def _warnings(analysis: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    for warning in analysis["warnings"]:
+        yield "table", warning["message"]
+    for name, found in analysis["architectures"].items():
+        for warning in found["warnings"]:
+            yield name, warning["message"]
+
+
+def interval(estimate: dict[str, Any] | None) -> str:
+    """``0.52 [0.47, 0.58]``, with as many digits as the interval deserves."""
+    if estimate is None or not present(estimate["value"]):
+        return "–"
+    low, high = (
+        quantity(end) if present(end) else symbol
+        for end, symbol in ((estimate["low"], "-∞"), (estimate["high"], "∞"))
+    )
+    return f"{quantity(estimate['value'])} \\[{low}, {high}]"
+
+
+def quantity(value: float) -> str:
+    """Three digits, with k, m, b, t from a thousand up."""
+    return short(value) if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def present(value: Any) -> bool:

@@ -1,0 +1,84 @@
+"""What a study's law recommends at a budget, with the run that would follow the recommendation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+from pipeline.config import Study
+from pipeline.errors import StudyError, nearest
+from pipeline.plan import Plan, Shape, make_run
+from pipeline.show import interval, new_table
+
+
+def predict_study(study: Study, flops: float, architecture: str | None) -> list[dict[str, Any]]:
+    """For each architecture: the allocation at ``flops`` with intervals, and a RunConfig for it.
+
+    Raises:
+        StudyError: no such architecture, no fitted law, or a law that its runs do not identify.
+    """
+    if not flops > 0 or flops == float("inf"):
+        raise StudyError(f"--flops: given {flops}, allowed: a positive finite number")
+    if architecture is not None and architecture not in study.architectures:
+        known = ", ".join(study.architectures)
+        raise StudyError(
+            f"--architecture: given '{architecture}', allowed: {known}"
+            f"{nearest(architecture, study.architectures)}"
+        )
+    plan = Plan.read(study.folder / "plan.json")
+    names = [architecture] if architecture else list(study.architectures)
+    return [_predict(study, plan, name, flops) for name in names]
+
+
+def prediction_table(predictions: list[dict[str, Any]], flops: float) -> Group:
+    """The allocations side by side, then where the RunConfigs are."""
+    table = _table(flops)
+    for found in predictions:
+        best, shape = found["allocation"], found["run"]["model"]
+        table.add_row(
+            found["architecture"],
+            *(interval(best[key]) for key in ("params", "tokens", "tokens_per_param", "loss")),
+            f"{shape['width']} wide, {shape['n_layers']} layers",
+        )
+    return Group(table, *(f"config  {found['config']}" for found in predictions))
+
+
+def _table(flops: float) -> Table:
+    columns = ["architecture", "N*", "D*", "D*/N*", "loss", "nearest shape"]
+    return new_table(f"Compute-optimal at {flops:.3g} training FLOPs, with 95% intervals", columns)
+
+
+def _predict(study: Study, plan: Plan, architecture: str, flops: float) -> dict[str, Any]:
+    from analysis.notices import AnalysisError
+    from analysis.result import Fit
+    from models import Recipe, cost
+    from models.size import nearest as nearest_shape
+
+    path = study.folder / "fits" / f"{architecture}.json"
+    if not path.is_file():
+        raise StudyError(f"{path}: no fitted law; `isoflop fit {study.name}` fits what is finished")
+    try:
+        best = Fit.from_json(path.read_text()).allocate(flops)
+    except AnalysisError as error:
+        raise StudyError(f"architectures.{architecture}: {error}") from None
+    model = nearest_shape(
+        Recipe.from_dict(study.architectures[architecture].recipe),
+        vocab_size=plan.tokens.vocab_size,
+        target=best.params.value,
+        convention=study.grid.convention,
+    )
+    shape = Shape(architecture, model, cost(model, study.train.sequence_length))
+    run = make_run(study, plan.tokens, shape, flops, study.grid.seeds[0])
+    config = Path(study.folder / "predictions" / f"{run.name}.json")
+    config.parent.mkdir(parents=True, exist_ok=True)
+    run.write(config)
+    return {
+        "architecture": architecture,
+        "convention": study.grid.convention,
+        "allocation": best.to_dict(),
+        "run": run.model_dump(mode="json"),
+        "config": str(config),
+    }

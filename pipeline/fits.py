@@ -1,0 +1,52 @@
+"""The laws of a study's table, fitted once for each content of it, kept as JSON and plots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.atomic import write_text
+from pipeline.config import Study, fingerprint
+
+ANALYSIS = Path(__file__).resolve().parent.parent / "analysis"
+
+
+def fitted(study: Study, frame: pd.DataFrame) -> dict[str, Any] | None:
+    """What ``fit_table`` made of this very table, if it did: ``{key, analysis}``."""
+    try:
+        document: dict[str, Any] = json.loads((study.folder / "fits" / "study.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return None
+    return document if document.get("key") == _key(study, frame) else None
+
+
+def fit_table(study: Study, frame: pd.DataFrame, curves: pd.DataFrame) -> dict[str, Any]:
+    """Fit both approaches to every architecture; write ``fits/*.json`` and ``plots/*``."""
+    from analysis.plots import write_plots
+    from analysis.study import analyze
+
+    analysis = analyze(
+        frame,
+        sorted(study.grid.budgets),
+        extrapolate=study.fit.extrapolate,
+        baseline=study.fit.baseline,
+        resamples=study.fit.resamples,
+        seed=study.fit.seed,
+    )
+    write_plots(analysis, study.folder / "plots", curves=curves)
+    for name, architecture in analysis.architectures.items():
+        if architecture.approach3 is not None:
+            write_text(study.folder / "fits" / f"{name}.json", architecture.approach3.to_json())
+    document = {"key": _key(study, frame), "analysis": analysis.to_dict()}
+    text = json.dumps(document, allow_nan=False, ensure_ascii=False)
+    write_text(study.folder / "fits" / "study.json", text)
+    return document
+
+
+def _key(study: Study, frame: pd.DataFrame) -> str:
+    """Changes with the table, the settings of the fit and the code that fits."""
+    code = [path.read_text() for path in sorted(ANALYSIS.rglob("*.py"))]
+    return fingerprint([frame.to_csv(index=False), study.fit.model_dump(mode="json"), code])

@@ -1,0 +1,227 @@
+"""A study from its YAML to its laws: tokens, plan, sweep, fit, track; every stage resumes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from data.prepare import Prepared, Progress, prepare
+from pipeline import show
+from pipeline.config import Study, fingerprint
+from pipeline.errors import StudyError
+from pipeline.fits import fit_table, fitted
+from pipeline.lease import leading
+from pipeline.plan import Plan, Tokens, make_plan, run_folder
+from pipeline.preflight import expected_seconds, makespan
+from pipeline.progress import Task, task
+from pipeline.records import curves, table, write_table
+from pipeline.sweep import Job, Sweep, unfinished
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A study that may start: its plan, the slots, and the expected seconds by run and in all."""
+
+    plan: Plan
+    slots: int
+    seconds: dict[str, float]
+    wall: float
+
+
+def run_study(study: Study, console: Console, slots: int | None = None) -> dict[str, Any]:
+    """Do whatever of the study is not done yet, and show what came of it.
+
+    Raises:
+        BusyError: another process leads this study.
+        StudyError: a run failed for good, or nothing finished.
+    """
+    with leading(study.folder), _machine(study, slots) as machine:
+        ready = _preflight(study, console, machine)
+        _train(study, console, machine, ready)
+        return _fit(study, console, ready.plan)
+
+
+def preflight(study: Study, console: Console, slots: int | None = None) -> Ready:
+    """Prepare the tokens, plan, measure and show; train nothing."""
+    with leading(study.folder), _machine(study, slots) as machine:
+        return _preflight(study, console, machine)
+
+
+def fit_study(study: Study, console: Console) -> dict[str, Any]:
+    """Fit the laws to what is finished.
+
+    Raises:
+        StudyError: the study has no plan, or no finished run.
+    """
+    with leading(study.folder):
+        return _fit(study, console, read_plan(study))
+
+
+def read_plan(study: Study) -> Plan:
+    """The plan that ``isoflop run`` or ``isoflop plan`` wrote."""
+    return Plan.read(study.folder / "plan.json")
+
+
+def jobs(study: Study, plan: Plan, seconds: dict[str, float]) -> list[Job]:
+    """Every run of the plan with its folder and expected seconds."""
+    return [Job(run, run_folder(study, run), seconds[run.fingerprint()]) for run in plan.runs]
+
+
+class Machine:
+    """The Ray cluster of this process, started when something first needs it, and its slots."""
+
+    def __init__(self, study: Study, slots: int | None):
+        self.gpus_per_rank = study.parallel.gpus_per_rank
+        self.ranks = study.parallel.ranks
+        self.cores = len(os.sched_getaffinity(0))
+        self.slots = slots or self._default_slots()
+        self.is_up = False
+
+    def start(self) -> None:
+        """Bring Ray up, once."""
+        if not self.is_up:
+            from launch import cluster
+
+            cluster.local(cpus=max(self.slots, self.cores))
+            self.is_up = True
+
+    def stop(self) -> None:
+        """Take down what ``start`` brought up."""
+        if self.is_up:
+            from launch import cluster
+
+            cluster.shutdown()
+            self.is_up = False
+
+    def _default_slots(self) -> int:
+        if self.gpus_per_rank == 0:
+            return max(self.cores, self.ranks)
+        import torch
+
+        return max(int(torch.cuda.device_count() / self.gpus_per_rank), 1)
+
+
+@contextmanager
+def _machine(study: Study, slots: int | None) -> Iterator[Machine]:
+    machine = Machine(study, slots)
+    if machine.slots < study.parallel.ranks:
+        raise StudyError(
+            f"parallel.ranks: given {study.parallel.ranks}, "
+            f"allowed: at most the {machine.slots} slots of this machine"
+        )
+    try:
+        yield machine
+    finally:
+        machine.stop()
+
+
+def _preflight(study: Study, console: Console, machine: Machine) -> Ready:
+    prepared = _prepare(study, console, machine)
+    with task(console, "plan") as work:
+        plan = make_plan(study, Tokens.of(prepared))
+        plan.write(study.folder / "plan.json")
+        work.update(0.2, "measuring this machine")
+        seconds = expected_seconds(plan, study.folder / "preflight.json")
+        work.update(1, f"{len(plan.runs)} runs, {plan.flops:.3g} training FLOPs")
+    wall = makespan(seconds.values(), max(machine.slots // study.parallel.ranks, 1))
+    console.print(show.preflight(plan, seconds, machine.slots, wall))
+    for line in show.skipped(plan):
+        console.print(line, markup=False)
+    return Ready(plan, machine.slots, seconds, wall)
+
+
+def _prepare(study: Study, console: Console, machine: Machine) -> Prepared:
+    """The token stores; Ray is started only when this study has not prepared this corpus before."""
+    key = fingerprint(
+        [study.corpus.model_dump(mode="json"), study.tokenizer.model_dump(mode="json")]
+    )
+    mark = study.folder / "prepared"
+    is_known = mark.is_file() and mark.read_text() == key
+    with task(console, "tokens") as work:
+        if not is_known:
+            work.update(0, "starting Ray")
+            machine.start()
+        workers = 0 if is_known else machine.slots
+        prepared = prepare(
+            study.corpus, study.tokenizer, study.cache, workers, lambda p: _show_tokens(work, p)
+        )
+        mark.write_text(key)
+        text = prepared.train_tokens * prepared.bytes_per_token
+        work.update(
+            1,
+            f"{show.short(prepared.train_tokens)} training tokens of {text / 1e6:.1f} MB, "
+            f"vocabulary {prepared.vocab_size}, {prepared.bytes_per_token:.2f} bytes a token",
+            total=1,
+        )
+    return prepared
+
+
+def _show_tokens(work: Task, progress: Progress) -> None:
+    rate = f", {progress.bytes_per_second / 1e6:.1f} MB/s" if progress.bytes else ""
+    work.update(progress.done, f"{progress.stage}{rate}", total=progress.total)
+
+
+def _train(study: Study, console: Console, machine: Machine, ready: Ready) -> None:
+    left = unfinished(jobs(study, ready.plan, ready.seconds))
+    if not left:
+        return
+    from launch import gang
+    from pipeline.forwarder import Forwarder
+    from pipeline.tracking import Tracker
+
+    machine.start()
+    total = sum(job.expected for job in left)
+    with task(console, "train", total) as work:
+
+        def change(sweep: Sweep) -> None:
+            remaining = sweep.expected_left
+            over = len(sweep.ended) + len(sweep.failed)
+            names = ", ".join(job.run.name for _, job in sweep.busy.values())
+            work.update(total - remaining, f"{over} of {len(left)} runs ended; now {names}")
+
+        sweep = Sweep(
+            slots=machine.slots,
+            retries=study.train.retries,
+            open_worker=gang.Gang,
+            wait_any=gang.wait_any,
+            on_change=change,
+            say=lambda line: console.print(line, markup=False),
+        )
+        tracker = Tracker(None, study.folder, study.name)
+        with Forwarder(
+            tracker, study.folder / "runs", lambda line: console.print(line, markup=False)
+        ):
+            sweep.run(left)
+        busy = sum(job.seconds for job in sweep.ended)
+        work.update(
+            total,
+            f"{len(sweep.ended)} runs, cores busy {busy / (machine.slots * work.elapsed):.0%}",
+        )
+    if sweep.failed:
+        names = ", ".join(f"{job.run.name} ({job.folder})" for job in sweep.failed)
+        raise StudyError(f"{len(sweep.failed)} runs failed for good: {names}")
+
+
+def _fit(study: Study, console: Console, plan: Plan) -> dict[str, Any]:
+    frame = table(study, plan)
+    write_table(frame, study.folder / "table.csv")
+    if not (frame["status"] == "finished").any():
+        raise StudyError(f"study '{study.name}': no run is finished; `isoflop run` trains them")
+    with task(console, "fit") as work:
+        document = fitted(study, frame)
+        if document is None:
+            work.update(0, f"{study.fit.resamples} resamples")
+            document = fit_table(study, frame, curves(study, plan))
+        work.update(1, f"laws of {', '.join(document['analysis']['architectures'])}")
+    _track(study, console)
+    console.print(show.summary(study, document))
+    return document
+
+
+def _track(study: Study, console: Console) -> None:
+    raise NotImplementedError
