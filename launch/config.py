@@ -29,8 +29,9 @@ class DataConfig(Section):
     batch_size: PositiveInt
     seed: NonNegativeInt = 0
     eval_tokens: PositiveInt | None = Field(
-        None, description="held-out tokens per evaluation, rounded up to a batch; null: all"
+        None, description="held-out tokens per evaluation; null: all"
     )
+    separate_documents: bool = False
 
 
 class OptimizerConfig(Section):
@@ -138,6 +139,13 @@ class RunConfig(Section):
 
     def fingerprint(self) -> str:
         """SHA-256 over what changes the result: not names, paths, labels, cadences or threads."""
+        return self._digest(parallel={"threads", "gpus_per_rank"})
+
+    def trajectory(self) -> str:
+        """The fingerprint without the parallel layout: runs that may share checkpoints."""
+        return self._digest(parallel=True)
+
+    def _digest(self, parallel: Any) -> str:
         identity = self.model_dump(
             mode="json",
             exclude={
@@ -151,7 +159,7 @@ class RunConfig(Section):
                     "keep_checkpoints",
                     "activation_checkpointing",
                 },
-                "parallel": {"threads", "gpus_per_rank"},
+                "parallel": parallel,
             },
         )
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)

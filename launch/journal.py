@@ -1,8 +1,8 @@
 """A run's journal: append-only JSON lines, the one truth about what a run did.
 
 The attempt number is the fencing epoch. A writer that finds lines which it did not write knows
-that a later attempt has taken over, and stops (`FencedError`); readers drop whatever an earlier attempt
-wrote after a later one began, and what it wrote past the step that the later one resumed from.
+that a later attempt has taken over, and stops (`FencedError`); readers drop whatever an earlier
+attempt wrote after a later one began, or past the step that the later one resumed from.
 """
 
 import fcntl

@@ -1,0 +1,214 @@
+"""Checkpoints: fragments of named parameters in safetensors, committed at once or not at all.
+
+A checkpoint is the folder `step-<n>`: one file per rank and a manifest with every file's size
+and SHA-256. It is written under another name, synced, and renamed; a folder without a manifest
+that holds is never used. Fragments carry their place in the whole parameter, so a file of any
+world size, ZeRO stage and expert-parallel size loads into any other, and no pickle is read.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from launch.ranks import Ranks
+from launch.zero_state import Fragment, ZeroState
+
+MANIFEST = "manifest.json"
+RNG, BUFFER = "rng", "buffer"
+"""Keys in a file are `<kind>:<start>:<name>`; besides a fragment's own kinds there are these."""
+
+
+class DamagedCheckpointError(ValueError):
+    """A file of the checkpoint is missing, short, or has another hash than was written."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    step: int
+    folder: Path
+    bytes: int
+    seconds: float
+
+
+class Checkpoints:
+    """The checkpoints of one run. `identity` must be the same for a checkpoint to be loaded."""
+
+    def __init__(self, folder: Path, identity: str, keep: int, ranks: Ranks) -> None:
+        self.folder, self.identity, self.keep, self._ranks = folder, identity, keep, ranks
+
+    def save(self, step: int, state: ZeroState) -> Saved:
+        start = time.perf_counter()
+        draft, final = self.folder / f"draft-{step}", self.folder / f"step-{step}"
+        if self._ranks.rank == 0:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+        self._ranks.barrier()
+        path = draft / f"rank-{self._ranks.rank}.safetensors"
+        save_file(_tensors(state, self._ranks.rank), path)
+        _sync(path)
+        self._ranks.barrier()
+        if self._ranks.rank == 0:
+            self._commit(draft, final, step, state.optimizer_steps())
+        self._ranks.barrier()
+        size = sum(file.stat().st_size for file in final.iterdir())
+        return Saved(step, final, size, time.perf_counter() - start)
+
+    def _commit(self, draft: Path, final: Path, step: int, optimizer_steps: int) -> None:
+        manifest = {
+            "step": step,
+            "identity": self.identity,
+            "world": self._ranks.world,
+            "optimizer_steps": optimizer_steps,
+            "files": {file.name: _digest(file) for file in sorted(draft.iterdir())},
+        }
+        path = draft / MANIFEST
+        path.write_text(json.dumps(manifest, indent=1))
+        _sync(path)
+        _sync(draft)
+        shutil.rmtree(final, ignore_errors=True)
+        draft.rename(final)
+        _sync(self.folder)
+        for old in self.steps()[self.keep :]:
+            shutil.rmtree(self.folder / f"step-{old}")
+
+    def steps(self) -> list[int]:
+        """Committed steps, newest first."""
+        names = (path.name for path in self.folder.glob("step-*"))
+        return sorted((int(name.removeprefix("step-")) for name in names), reverse=True)
+
+    def restore(self, state: ZeroState, log: Callable[[str], None]) -> int | None:
+        """Load the newest checkpoint that is whole, and return its step; None without one."""
+        chosen = self._ranks.from_first(self._choose(log) if self._ranks.rank == 0 else 0)
+        if chosen == 0:
+            return None
+        folder = self.folder / f"step-{chosen}"
+        manifest = json.loads((folder / MANIFEST).read_text())
+        pieces = Pieces([folder / name for name in manifest["files"]])
+        state.allocate(pieces.kinds - {RNG, BUFFER}, manifest["optimizer_steps"])
+        for fragment in state.fragments():
+            pieces.fill(fragment)
+        for name, buffer in state.buffers.items():
+            buffer.copy_(pieces.read(BUFFER, name))
+        state.publish()
+        if manifest["world"] == self._ranks.world:
+            _set_rng(pieces, self._ranks.rank)
+        return chosen
+
+    def _choose(self, log: Callable[[str], None]) -> int:
+        for draft in self.folder.glob("draft-*"):
+            log(f"removed the half-written checkpoint {draft}")
+            shutil.rmtree(draft)
+        for step in self.steps():
+            try:
+                verify(self.folder / f"step-{step}", self.identity)
+            except DamagedCheckpointError as error:
+                log(f"passed over a checkpoint: {error}")
+            else:
+                return step
+        return 0
+
+
+class Pieces:
+    """The intervals that a checkpoint's files hold, by kind and parameter."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._files: list[Any] = [safe_open(path, framework="pt") for path in paths]
+        self._index: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
+        for number, file in enumerate(self._files):
+            for key in file.keys():  # noqa: SIM118 (not a dict)
+                kind, start, name = key.split(":", 2)
+                self._index.setdefault((kind, name), []).append((int(start), number, key))
+
+    @property
+    def kinds(self) -> set[str]:
+        return {kind for kind, _ in self._index}
+
+    def names(self, kind: str) -> list[str]:
+        return [name for of, name in self._index if of == kind]
+
+    def read(self, kind: str, name: str) -> Tensor:
+        """All of it, in one file."""
+        [(_, number, key)] = self._index[kind, name]
+        tensor: Tensor = self._files[number].get_tensor(key)
+        return tensor
+
+    def fill(self, fragment: Fragment) -> None:
+        for kind, target in fragment.tensors.items():
+            filled = sum(self._copy(kind, fragment, target))
+            if filled != target.numel():
+                raise DamagedCheckpointError(
+                    f"{kind} of {fragment.name}: {filled} of {target.numel()} elements are there"
+                )
+
+    def _copy(self, kind: str, fragment: Fragment, target: Tensor) -> Iterator[int]:
+        for start, number, key in self._index.get((kind, fragment.name), []):
+            piece = self._files[number].get_slice(key)
+            low = max(start, fragment.start)
+            high = min(start + piece.get_shape()[0], fragment.start + target.numel())
+            if low < high:
+                target[low - fragment.start : high - fragment.start] = piece[
+                    low - start : high - start
+                ]
+                yield high - low
+
+
+def verify(folder: Path, identity: str) -> dict[str, Any]:
+    """Read every file of a checkpoint against its manifest, and return the manifest."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise DamagedCheckpointError(f"{folder / MANIFEST} cannot be read: {error}") from error
+    if manifest["identity"] != identity:
+        raise DamagedCheckpointError(f"{folder} belongs to a run with another configuration")
+    for name, written in manifest["files"].items():
+        path = folder / name
+        if not path.is_file() or _digest(path) != written:
+            raise DamagedCheckpointError(f"{path} is not what was written")
+    return manifest
+
+
+def _tensors(state: ZeroState, rank: int) -> dict[str, Tensor]:
+    """What this rank saves, copied: safetensors refuses views that share memory."""
+    tensors = {
+        f"{kind}:{fragment.start}:{fragment.name}": tensor
+        for fragment in state.fragments()
+        if fragment.writes
+        for kind, tensor in fragment.tensors.items()
+    }
+    if rank == 0:
+        tensors |= {f"{BUFFER}:0:{name}": buffer for name, buffer in state.buffers.items()}
+    tensors[f"{RNG}:0:cpu-{rank}"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors[f"{RNG}:0:cuda-{rank}"] = torch.cuda.get_rng_state()
+    return {key: tensor.detach().clone() for key, tensor in tensors.items()}
+
+
+def _set_rng(pieces: Pieces, rank: int) -> None:
+    torch.set_rng_state(pieces.read(RNG, f"cpu-{rank}"))
+    if f"cuda-{rank}" in pieces.names(RNG) and torch.cuda.is_available():
+        torch.cuda.set_rng_state(pieces.read(RNG, f"cuda-{rank}"))
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

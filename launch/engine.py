@@ -1,0 +1,107 @@
+"""The one door to DeepSpeed: forward, backward and update at any ZeRO stage.
+
+One fp32 rank has nothing to shard, so it runs at stage 0, whose arithmetic is bit-equal to stages
+1 and 2 and whose bookkeeping costs a fifth of theirs (measured at 0.1M parameters: 0.3 ms a step
+against 2.4). There DeepSpeed's own all-reduce over one rank is off too.
+"""
+
+import logging
+from typing import Any
+
+import deepspeed
+import deepspeed.ops
+import torch
+from torch import Tensor, nn
+
+from launch.config import RunConfig
+from launch.ranks import Ranks
+from launch.zero_state import Share, ZeroState
+
+
+class Engine:
+    """Owns the wrapped module and its optimizer for one run; `close` frees both."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        shares: dict[nn.Parameter, Share],
+        config: RunConfig,
+        ranks: Ranks,
+    ) -> None:
+        _prepare()
+        self._ranks = ranks
+        self._clip = config.train.clip
+        self._params = list(shares)
+        self._inner = optimizer
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+        alone = ranks.world == 1 and config.train.dtype == "fp32"
+        self.stage = 0 if alone else config.parallel.zero_stage
+        self._engine, *_ = deepspeed.initialize(
+            model=module, optimizer=optimizer, config=_settings(config, ranks.world, self.stage)
+        )
+        self._engine.enable_backward_allreduce = ranks.world > 1
+        self.state = ZeroState(self._engine, shares, _buffers(module))
+        self.grad_norm: Tensor | float | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        return self._engine(*args)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients are averaged over ranks and micro-batches."""
+        self._engine.backward(loss)
+
+    def update(self, factor: float) -> bool:
+        """End a micro-batch; after the step's last one, clip and update at `factor` of each rate.
+
+        False if DeepSpeed refused a gradient that is not finite.
+        """
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+            return True
+        for group, rate in zip(self._inner.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        if self.stage == 0:
+            self.grad_norm = self._clip_whole()
+        self._engine.step()
+        if self.stage > 0:
+            self.grad_norm = self._engine.get_global_grad_norm()
+        return bool(self._engine.was_step_applied())
+
+    def _clip_whole(self) -> Tensor:
+        """Without ZeRO every rank holds the averaged gradients."""
+        grads = [param.grad for param in self._params if param.grad is not None]
+        norm = nn.utils.get_total_norm(grads, foreach=True)
+        if self._clip is not None:
+            nn.utils.clip_grads_with_norm_(self._params, self._clip, norm, foreach=True)
+        return norm
+
+    def close(self) -> None:
+        self._engine.destroy()
+
+
+def _buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Those that a state dict keeps, such as a router's balancing bias."""
+    kept = module.state_dict(keep_vars=True).keys()
+    return {name: buffer for name, buffer in module.named_buffers() if name in kept}
+
+
+def _settings(config: RunConfig, world: int, stage: int) -> dict[str, Any]:
+    return {
+        "train_batch_size": config.data.batch_size,
+        "train_micro_batch_size_per_gpu": config.rank_micro_batch,
+        "gradient_accumulation_steps": config.accumulation,
+        "gradient_clipping": (config.train.clip or 0.0) if stage else 0.0,
+        "bf16": {"enabled": config.train.dtype == "bf16"},
+        "zero_optimization": {"stage": stage},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
+
+
+def _prepare() -> None:
+    """Skip the shared-memory op, which training never calls and which would be compiled here."""
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    deepspeed.init_distributed(verbose=False)

@@ -1,0 +1,104 @@
+"""The ranks of one job: who they are, and the few numbers that they agree on each step."""
+
+import datetime
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank stands in its gang; `address:port` is rank 0's store."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    address: str = "127.0.0.1"
+    port: int = 0
+    cuda: bool = False
+    threads: int = 1
+
+    def environment(self) -> dict[str, str]:
+        """What DeepSpeed reads; without one of the five it falls through to MPI."""
+        return {
+            "RANK": str(self.rank),
+            "WORLD_SIZE": str(self.world),
+            "LOCAL_RANK": str(self.local_rank),
+            "MASTER_ADDR": self.address,
+            "MASTER_PORT": str(self.port),
+            "DS_ACCELERATOR": "cuda" if self.cuda else "cpu",
+            "OMP_NUM_THREADS": str(self.threads),
+        }
+
+
+class Ranks:
+    """The process group of a gang, made once and kept over the runs of a warm worker."""
+
+    def __init__(self, place: Place, store: Any = None, timeout_seconds: float = 600.0) -> None:
+        """`store` is rank 0's own (see `open_store`); the others connect to it."""
+        self.rank, self.world = place.rank, place.world
+        self.device = torch.device("cuda", place.local_rank) if place.cuda else torch.device("cpu")
+        timeout = datetime.timedelta(seconds=timeout_seconds)
+        if place.cuda:
+            torch.cuda.set_device(self.device)
+        os.environ.update(place.environment())
+        torch.set_num_threads(place.threads)
+        if store is None:
+            store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
+                place.address, place.port, place.world, timeout=timeout
+            )
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if place.cuda else "gloo",
+            store=store,
+            rank=place.rank,
+            world_size=place.world,
+            timeout=timeout,
+        )
+        _bound_new_groups(timeout)
+
+    def sum(self, *values: float) -> list[float]:
+        """The sums over all ranks, in double precision on the host."""
+        if self.world == 1:
+            return list(values)
+        totals = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(totals)
+        return totals.tolist()
+
+    def from_first(self, value: int) -> int:
+        """Rank 0's value, everywhere."""
+        return int(self.sum(value if self.rank == 0 else 0)[0])
+
+    def barrier(self) -> None:
+        self.sum(0)
+
+
+def open_store(address: str, world: int) -> tuple[Any, int]:
+    """Rank 0's store, listening at `address` on a port that the system chose; one rank needs none."""
+    if world == 1:
+        return torch.distributed.HashStore(), 0  # type: ignore[attr-defined]
+    listener = socket.create_server((address, 0))
+    port = listener.getsockname()[1]
+    store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
+        address,
+        port,
+        world,
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),
+    )
+    return store, port
+
+
+def _bound_new_groups(timeout: datetime.timedelta) -> None:
+    """DeepSpeed clones groups without their timeout, and a frozen peer would hang them for ever."""
+    original = dist.new_group
+
+    def new_group(*args: Any, **kwargs: Any) -> Any:
+        kwargs["timeout"] = timeout
+        return original(*args, **kwargs)
+
+    dist.new_group = new_group

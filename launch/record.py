@@ -1,0 +1,89 @@
+"""From a loop's numbers to a journal's lines: cumulative tokens and FLOPs, speed and MFU."""
+
+import math
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.store import TokenStore
+from launch import device
+from launch.checkpoint import Saved
+from launch.config import RunConfig
+from launch.journal import FILE, End, Journal, Status
+from launch.ranks import Ranks
+
+VERSIONED = ("torch", "deepspeed", "ray")
+
+
+class Recorder:
+    """Rank 0 writes; on the others every method does nothing."""
+
+    def __init__(self, config: RunConfig, folder: Path, ranks: Ranks) -> None:
+        self._config, self._ranks = config, ranks
+        self._journal = Journal(folder / FILE) if ranks.rank == 0 else None
+        self._peak = device.peak_flops(config.train.dtype, ranks.device, torch.get_num_threads())
+        self._last = (0, 0.0)
+
+    def begin(self, resumed_from: int | None, stage: int) -> None:
+        self._last = (resumed_from or 0, 0.0)
+        if self._journal:
+            self._journal.begin(
+                resumed_from=resumed_from,
+                world=self._ranks.world,
+                zero_stage=stage,
+                device=device.name(self._ranks.device),
+                threads=torch.get_num_threads(),
+                peak_flops=self._peak,
+                versions={name: version(name) for name in VERSIONED},
+                fingerprint=self._config.fingerprint(),
+            )
+
+    def step(self, step: int, train_seconds: float, **measured: Any) -> None:
+        """`train_seconds` are this attempt's, evaluations and checkpoints left out."""
+        last_step, last_seconds = self._last
+        self._last = (step, train_seconds)
+        tokens = (step - last_step) * self._config.tokens_per_step
+        speed = tokens / (train_seconds - last_seconds)
+        rate = speed * self._config.cost.training_flops_per_token
+        mfu = rate / (self._peak * self._ranks.world)
+        self._write("step", step, **measured, tokens_per_second=speed, mfu=mfu)
+
+    def evaluation(self, step: int, loss: float, heldout: TokenStore) -> None:
+        bits = loss * heldout.n_tokens / heldout.bytes / math.log(2)
+        self._write("eval", step, loss=loss, bits_per_byte=bits)
+
+    def checkpoint(self, saved: Saved) -> None:
+        """The journal is on the disk before the run goes on: a resumed run repeats no line."""
+        if self._journal:
+            self._journal.append(
+                {
+                    "kind": "checkpoint",
+                    "step": saved.step,
+                    "path": str(saved.folder),
+                    "bytes": saved.bytes,
+                    "seconds": saved.seconds,
+                },
+                sync=True,
+            )
+
+    def end(self, step: int, status: Status, reason: str, train_seconds: float) -> End:
+        end = End(step, time.time(), status, reason, train_seconds)
+        if self._journal:
+            self._journal.append({"kind": "end", **asdict(end)}, sync=True)
+        return end
+
+    def _write(self, kind: str, step: int, **values: Any) -> None:
+        if self._journal:
+            tokens = step * self._config.tokens_per_step
+            flops = tokens * self._config.cost.training_flops_per_token
+            self._journal.append(
+                {"kind": kind, "step": step, "tokens": tokens, "flops": flops, **values}
+            )
+
+    def close(self) -> None:
+        if self._journal:
+            self._journal.close()

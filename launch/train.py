@@ -1,0 +1,204 @@
+"""The training loop, one for every architecture, objective and number of ranks:
+
+    evaluate · checkpoint · step · log the step before
+
+What a run does is a function of its RunConfig and its ranks alone.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from data.loader import Loader
+from data.store import TokenStore
+from launch import schedule
+from launch.checkpoint import Checkpoints
+from launch.config import RunConfig
+from launch.engine import Engine
+from launch.journal import End
+from launch.objective import Objective, feed
+from launch.optimizer import build_optimizer, shares
+from launch.ranks import Ranks
+from launch.record import Recorder
+from models import ModelConfig, build
+
+Stop = Literal["preempted", "cancelled"]
+STOPS: tuple[Stop, ...] = ("preempted", "cancelled")
+
+
+class DivergedError(RuntimeError):
+    """A loss or a gradient is not finite, and the weights are as they were before that step."""
+
+
+@dataclass
+class Step:
+    """`loss` is the global mean; the gradient norm and what branches report may be on a GPU."""
+
+    number: int
+    loss: float
+    learning_rate: float
+    grad_norm: Tensor | float | None
+    reported: dict[str, Tensor]
+    train_seconds: float
+
+
+def train(
+    config: RunConfig, folder: Path, ranks: Ranks, stop: Callable[[], Stop | None] = lambda: None
+) -> End:
+    """Train to the end of the run, or to `stop`, from the run's last checkpoint if it has one."""
+    run = Run(config, folder, ranks)
+    try:
+        return run.to_the_end(stop)
+    finally:
+        run.close()
+
+
+class Run:
+    """A run's live parts, and its loop."""
+
+    def __init__(self, config: RunConfig, folder: Path, ranks: Ranks) -> None:
+        self.config, self.ranks = config, ranks
+        data, settings = config.data, config.train
+        self.heldout = Loader.heldout(
+            TokenStore.open(data.heldout),
+            data.sequence_length,
+            data.batch_size,
+            data.eval_tokens,
+            data.separate_documents,
+        )
+        self.loader = Loader(
+            TokenStore.open(data.train),
+            data.sequence_length,
+            data.batch_size,
+            data.seed,
+            separate_documents=data.separate_documents,
+        )
+        with ranks.device:
+            model = build(ModelConfig.from_dict(config.model))
+        model.init_weights(settings.seed)
+        torch.manual_seed(settings.seed + ranks.rank)
+        self.objective = Objective(
+            model, label_smoothing=settings.label_smoothing, z_loss=settings.z_loss
+        )
+        self.engine = Engine(
+            self.objective,
+            build_optimizer(model, config),
+            shares(model, ranks.rank),
+            config,
+            ranks,
+        )
+        self.checkpoints = Checkpoints(
+            folder / "checkpoints", config.trajectory(), settings.keep_checkpoints, ranks
+        )
+        self.recorder = Recorder(config, folder, ranks)
+        self.evaluated = {
+            settings.steps * (i + 1) // settings.evaluations for i in range(settings.evaluations)
+        }
+        self.pending: Step | None = None
+        self.train_seconds = 0.0
+
+    def to_the_end(self, stop: Callable[[], Stop | None]) -> End:
+        resumed = self.checkpoints.restore(self.engine.state, print)
+        self.recorder.begin(resumed, self.engine.stage)
+        step = resumed or 0
+        while True:
+            if step != resumed:
+                if step in self.evaluated:
+                    self._evaluate(step)
+                if self._checkpoint_due(step):
+                    self._checkpoint(step)
+            if step == self.config.train.steps:
+                return self._end(step, "finished")
+            if wanted := self._agreed(stop()):
+                self._checkpoint(step)
+                return self._end(step, wanted, "stopped on request")
+            try:
+                done = self._step(step)
+            except DivergedError as error:
+                return self._end(step, "diverged", str(error))
+            self._log_pending()
+            self.pending, step = done, step + 1
+
+    def _step(self, step: int) -> Step:
+        start = time.perf_counter()
+        config, ranks = self.config, self.ranks
+        batch = self.loader.batch(step, ranks.rank, ranks.world)
+        [weight] = ranks.sum(float(batch.weights_BT.sum()))
+        factor = schedule.factor(config.train.schedule, step, config.train.steps)
+        micro, nats = config.rank_micro_batch, 0.0
+        for first in range(0, len(batch.tokens_BT), micro):
+            losses = self.engine(*feed(batch, slice(first, first + micro), ranks.device))
+            self.engine.backward(losses.objective(ranks.world * config.accumulation / weight))
+            nats += losses.nats.item()
+            if first + micro == len(batch.tokens_BT):
+                loss = ranks.sum(nats)[0] / weight
+                if not math.isfinite(loss):
+                    raise DivergedError(f"the loss of step {step + 1} is {loss}")
+            if not self.engine.update(factor):
+                raise DivergedError(f"a gradient of step {step + 1} is not finite")
+        self.train_seconds += time.perf_counter() - start
+        rate = config.train.optimizer.learning_rate * factor
+        return Step(
+            step + 1, loss, rate, self.engine.grad_norm, losses.reported, self.train_seconds
+        )
+
+    @torch.no_grad()
+    def _evaluate(self, step: int) -> None:
+        self._log_pending()
+        self.objective.eval()
+        nats = weight = 0.0
+        for batch in self.heldout.batches(self.ranks.rank, self.ranks.world):
+            losses = self.engine(*feed(batch, slice(None), self.ranks.device))
+            nats += losses.nats.item()
+            weight += float(batch.weights_BT.sum())
+        self.objective.train()
+        nats, weight = self.ranks.sum(nats, weight)
+        self.recorder.evaluation(step, nats / weight, self.heldout.store)
+
+    def _checkpoint_due(self, step: int) -> bool:
+        every, last = self.config.train.checkpoint_every, step == self.config.train.steps
+        return every is not None and step > 0 and (step % every == 0 or last)
+
+    def _checkpoint(self, step: int) -> None:
+        self._log_pending()
+        if step not in self.checkpoints.steps():
+            self.recorder.checkpoint(self.checkpoints.save(step, self.engine.state))
+
+    def _log_pending(self) -> None:
+        """Write the step before, if its turn has come: what that waits for is computed by now."""
+        done, self.pending = self.pending, None
+        if done is None:
+            return
+        if done.number % self.config.train.log_every and done.number != self.config.train.steps:
+            return
+        names = sorted(done.reported)
+        means = self.ranks.sum(*(float(done.reported[name].max()) for name in names))
+        self.recorder.step(
+            done.number,
+            done.train_seconds,
+            loss=done.loss,
+            learning_rate=done.learning_rate,
+            grad_norm=None if done.grad_norm is None else float(done.grad_norm),
+            aux={name: total / self.ranks.world for name, total in zip(names, means, strict=True)},
+        )
+
+    def _agreed(self, wanted: Stop | None) -> Stop | None:
+        """Any rank's wish to stop is everyone's."""
+        votes = self.ranks.sum(*(float(wanted == stop) for stop in STOPS))
+        return next((stop for stop, vote in zip(STOPS, votes, strict=True) if vote), None)
+
+    def _end(
+        self, step: int, status: Literal["finished", "diverged"] | Stop, reason: str = ""
+    ) -> End:
+        self._log_pending()
+        return self.recorder.end(step, status, reason, self.train_seconds)
+
+    def close(self) -> None:
+        self.recorder.close()
+        self.engine.close()

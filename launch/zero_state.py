@@ -1,0 +1,118 @@
+"""A DeepSpeed optimizer's state as fragments of named parameters.
+
+Whatever the ZeRO stage, the world size and the expert-parallel size, a rank's share of a
+parameter is one interval of its flat elements, held in fp32 with the optimizer's moments beside
+it. Fragments are views: writing into them is loading. This is the only file that knows where the
+stages keep them (DeepSpeed 0.19).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+WEIGHT = "weight"
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """`start` counts elements of the whole parameter; `tensors` are flat and equally long.
+
+    `writes` is false where another rank holds the same interval and saves it.
+    """
+
+    name: str
+    start: int
+    tensors: dict[str, Tensor]
+    writes: bool
+
+
+@dataclass(frozen=True)
+class Share:
+    """What expert parallelism made of a parameter here: it begins at `offset` of the whole."""
+
+    name: str
+    offset: int = 0
+    first_replica: bool = True
+
+
+class ZeroState:
+    """`shares` names every trainable parameter; `buffers` are the same on every rank."""
+
+    def __init__(
+        self, engine: Any, shares: dict[nn.Parameter, Share], buffers: dict[str, Tensor]
+    ) -> None:
+        self.buffers = buffers
+        self._optimizer = engine.optimizer
+        self._shares = shares
+        self.stage: int = engine.zero_optimization_stage()
+
+    @property
+    def torch_optimizer(self) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = (
+            self._optimizer.optimizer if self.stage else self._optimizer
+        )
+        return optimizer
+
+    def fragments(self) -> Iterator[Fragment]:
+        for param, share in self._shares.items():
+            located = self._locate(param)
+            if located is None:
+                continue
+            owner, offset, start, length = located
+            state = self.torch_optimizer.state.get(owner, {})
+            whole = {WEIGHT: owner.data} | {
+                key: value for key, value in state.items() if value.shape == owner.shape
+            }
+            yield Fragment(
+                name=share.name,
+                start=share.offset + start,
+                tensors={k: v.view(-1).narrow(0, offset, length) for k, v in whole.items()},
+                writes=self.stage > 0 or share.first_replica,
+            )
+
+    def _locate(self, param: Any) -> tuple[Tensor, int, int, int] | None:
+        """The tensor that holds this rank's share, where in it, from which element, how many."""
+        if self.stage == 0:
+            return param, 0, 0, param.numel()
+        if self.stage == 3:
+            group, offset, length = self._optimizer.grad_position[
+                self._optimizer.get_param_id(param)
+            ]
+            start = param.ds_tensor.numel() * torch.distributed.get_rank()
+            length = min(length, param.ds_numel - start)
+            owner = self._optimizer.fp32_partitioned_groups_flat[group]
+            return (owner, offset, start, length) if length > 0 else None
+        mapping = param._hp_mapping
+        if mapping is None:
+            return None
+        owner = self._optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+        address = mapping.hp_fragment_address
+        return owner, address.start, mapping.lp_fragment_address.start, address.numel
+
+    def optimizer_steps(self) -> int:
+        """Updates done, which AdamW's bias correction counts."""
+        states = self.torch_optimizer.state.values()
+        return max((int(state["step"]) for state in states if "step" in state), default=0)
+
+    def allocate(self, keys: set[str], steps: int) -> None:
+        """Make zero moments, as the first update would, for a load to fill."""
+        located = [self._locate(param) for param in self._shares]
+        for owner in {id(place[0]): place[0] for place in located if place}.values():
+            moments = {key: torch.zeros_like(owner) for key in keys - {WEIGHT}}
+            count = torch.tensor(float(steps), device=owner.device)
+            self.torch_optimizer.state[owner] = {"step": count, **moments}
+
+    def publish(self) -> None:
+        """Bring loaded fp32 weights to the model that computes, on every rank."""
+        if self.stage in (1, 2):
+            self._optimizer.update_lp_params()
+        elif self.stage == 3:
+            for group in range(len(self._optimizer.fp16_groups)):
+                self._optimizer._reassign_or_swap_out_partitioned_parameters(group)
+            persistent = self._optimizer.persistent_parameters
+            if persistent:
+                persistent[0].partition(persistent)
+                persistent[0].all_gather(persistent)

@@ -1,0 +1,98 @@
+"""Tiny token stores and run configs: a run here takes well under a second."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.files import file_sha256
+from data.megatron import Writer, token_type
+from data.store import Shard, TokenStore
+from launch.config import RunConfig
+from models import Recipe
+
+VOCAB = 32
+RECIPES: dict[str, dict[str, Any]] = {
+    "dense": {"pattern": "attention+mlp"},
+}
+
+
+def write_store(folder: Path, n_tokens: int, seed: int) -> TokenStore:
+    """Tokens of a random bigram chain, so that there is something to learn."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(seed)
+    table = np.random.default_rng(0).integers(1, VOCAB, (VOCAB, 3))
+    tokens = np.zeros(n_tokens, np.int64)
+    for i in range(1, n_tokens):
+        tokens[i] = table[tokens[i - 1], random.integers(3)]
+    writer = Writer(token_type(VOCAB))
+    with (folder / "0.bin").open("wb") as file:
+        for document in np.array_split(tokens, 8):
+            writer.add(file, document)
+    (folder / "0.idx").write_bytes(writer.index())
+    bin_path, idx_path = folder / "0.bin", folder / "0.idx"
+    shard = Shard(
+        name="0",
+        tokens=n_tokens,
+        documents=8,
+        bytes=2 * n_tokens,
+        bin_bytes=bin_path.stat().st_size,
+        bin_sha256=file_sha256(bin_path),
+        idx_bytes=idx_path.stat().st_size,
+        idx_sha256=file_sha256(idx_path),
+    )
+    store = TokenStore.of(folder, (shard,), VOCAB, 0, token_type(VOCAB))
+    store.save()
+    return store
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TokenStore]:
+    root = tmp_path_factory.mktemp("stores")
+    return {
+        "train": write_store(root / "train", 20_000, seed=1),
+        "heldout": write_store(root / "heldout", 1_000, seed=2),
+    }
+
+
+@pytest.fixture
+def run_config(stores: dict[str, TokenStore]) -> Callable[..., RunConfig]:
+    """A config from a recipe's name and any number of dotted overrides."""
+
+    def make(recipe: str = "dense", **overrides: Any) -> RunConfig:
+        model = Recipe.from_dict(RECIPES[recipe]).at(width=16, n_layers=2, vocab_size=VOCAB)
+        config: dict[str, Any] = {
+            "name": recipe,
+            "model": model.to_dict(),
+            "data": {
+                "train": str(stores["train"].folder),
+                "heldout": str(stores["heldout"].folder),
+                "fingerprint": stores["train"].fingerprint,
+                "sequence_length": 16,
+                "batch_size": 8,
+            },
+            "train": {
+                "steps": 12,
+                "log_every": 1,
+                "evaluations": 2,
+                "optimizer": {"learning_rate": 1e-2},
+                "schedule": {"warmup_steps": 2},
+            },
+            "parallel": {},
+            "cost": {
+                "params": {"total": 1, "active": 1, "non_embedding": 1, "compute": 1},
+                "training_flops_per_token": 6e4,
+            },
+        }
+        for path, value in overrides.items():
+            *sections, key = path.split("__")
+            place = config
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[key] = value
+        return RunConfig.model_validate_json(json.dumps(config))
+
+    return make
