@@ -1,0 +1,77 @@
+"""The residual branch: a map (B,T,D) to (B,T,D), its schema and its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.linear import Linear, Role
+
+if TYPE_CHECKING:
+    from models.context import Context
+
+Aux = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """What the recipe tells every branch: the shape around it, never the branch's own options."""
+
+    width: int
+    n_layers: int
+    n_branches: int
+    layer: int = 0
+    positions: dict[str, Any] = field(default_factory=lambda: {"type": "none"})
+    norm_eps: float = 1e-5
+
+
+class Branch(nn.Module):
+    """Base of every mixer. The keyword-only parameters of a subclass's constructor are its schema.
+
+    `forward(x_BTD, context)` gives y_BTD, or (y_BTD, aux) with raw auxiliary losses and statistics.
+    With a `context.state` it continues from that state and updates it.
+    """
+
+    registered: ClassVar[dict[str, type[Branch]]] = {}
+    aux_weights: dict[str, float]
+
+    def __init_subclass__(cls, *, name: str | None = None) -> None:
+        super().__init_subclass__()
+        if name is not None:
+            Branch.registered[name] = cls
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aux_weights = {}
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x_BTD: Tensor, context: Context) -> Tensor | tuple[Tensor, Aux]: ...
+
+    def matmul_flops(self) -> int:
+        """Forward FLOPs per token of the projections."""
+        return sum(module.flops for module in self.modules() if isinstance(module, Linear))
+
+    def mixing_flops(self, length: int) -> int:
+        """Forward FLOPs of everything between positions, for one sequence of `length` tokens."""
+        return 0
+
+    def idle_params(self) -> int:
+        """Parameters that a token does not use."""
+        return 0
+
+    def experts(self) -> Iterator[tuple[str, nn.Parameter, Role, int]]:
+        """Stacked weights (E, …) with their name, role and fan-in."""
+        return iter(())
+
+    def expert_ids(self) -> range:
+        """Which experts the stacked weights hold."""
+        return range(0)
+
+    @torch.no_grad()
+    def init_special(self, generator: torch.Generator) -> None:
+        """Set the parameters that are neither a `Linear`, a norm nor a bias."""

@@ -1,0 +1,1 @@
+"""Channel mixers: maps of each position by itself."""

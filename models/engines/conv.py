@@ -1,0 +1,56 @@
+"""Short depthwise causal convolution: y_t = Σ_j w_j x_{t-j}, j < n_taps, one filter per channel."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def flops(length: int, n_taps: int, n_channels: int) -> int:
+    """Taps that fall on the sequence, one multiply-add each."""
+    reach = min(n_taps, length)
+    return 2 * n_channels * (reach * length - reach * (reach - 1) // 2)
+
+
+def naive(
+    x_BTI: Tensor, weight_IQ: Tensor, bias_I: Tensor | None, segments_BT: Tensor | None = None
+) -> Tensor:
+    """One position and one tap at a time; `weight_IQ[:, -1]` meets the position itself."""
+    n_taps = weight_IQ.shape[1]
+    rows = []
+    for t in range(x_BTI.shape[1]):
+        y_BI = torch.zeros_like(x_BTI[:, 0]) if bias_I is None else bias_I.expand_as(x_BTI[:, 0])
+        for j in range(min(n_taps, t + 1)):
+            tap_BI = weight_IQ[:, n_taps - 1 - j] * x_BTI[:, t - j]
+            if segments_BT is not None:
+                tap_BI = tap_BI * (segments_BT[:, t] == segments_BT[:, t - j])[:, None]
+            y_BI = y_BI + tap_BI
+        rows.append(y_BI)
+    return torch.stack(rows, 1)
+
+
+def conv(
+    x_BTI: Tensor,
+    weight_IQ: Tensor,
+    bias_I: Tensor | None,
+    segments_BT: Tensor | None = None,
+    before_BQI: Tensor | None = None,
+) -> Tensor:
+    """The sum of shifted copies, which needs no transposition; `before` are the inputs already
+    seen, n_taps - 1 of them (zeros at the start of a sequence)."""
+    n_taps, length = weight_IQ.shape[1], x_BTI.shape[1]
+    if before_BQI is None:
+        padded = F.pad(x_BTI, (0, 0, n_taps - 1, 0))
+    else:
+        padded = torch.cat([before_BQI, x_BTI], 1)
+    weight_QI = weight_IQ.t()
+    y = x_BTI * weight_QI[-1] if bias_I is None else torch.addcmul(bias_I, x_BTI, weight_QI[-1])
+    for j in range(1, n_taps):
+        start = n_taps - 1 - j
+        tap = padded[:, start : start + length]
+        if segments_BT is not None:
+            same = F.pad(segments_BT, (j, 0), value=-1)[:, :length] == segments_BT
+            tap = tap * same[..., None]
+        y = torch.addcmul(y, tap, weight_QI[start])
+    return y

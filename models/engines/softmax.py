@@ -1,0 +1,183 @@
+"""Softmax attention under a mask (Attention Is All You Need, 1706.03762, equation 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which keys a query sees, by their distance d = query - key.
+
+    causal: d ≥ 0. window: |d| < window. stride: d a multiple of it (Sparse Transformer,
+    1904.10509), or d < local. n_global: the first keys are seen by all (Longformer, 2004.05150).
+    """
+
+    causal: bool = True
+    window: int | None = None
+    stride: int | None = None
+    local: int = 1
+    n_global: int = 0
+
+    def visible(self, query_T: Tensor, key_S: Tensor) -> Tensor:
+        """Boolean (T, S) from integer positions."""
+        distance = query_T[:, None] - key_S
+        seen = torch.ones_like(distance, dtype=torch.bool)
+        if self.window is not None:
+            seen &= distance.abs() < self.window
+        if self.stride is not None:
+            seen &= (distance % self.stride == 0) | (distance.abs() < self.local)
+        if self.n_global:
+            seen |= (key_S < self.n_global) | (query_T[:, None] < self.n_global)
+        return seen & (distance >= 0) if self.causal else seen
+
+    def pairs(self, n_queries: int, n_keys: int) -> int:
+        """How many (query, key) pairs see each other; queries are the last positions of keys'."""
+        if self.stride is None and not self.n_global and n_queries == n_keys:
+            reach = min(self.window or n_keys, n_keys)
+            behind = reach * n_queries - reach * (reach - 1) // 2
+            return behind if self.causal else 2 * behind - n_queries
+        key_S = torch.arange(n_keys, device="cpu")
+        return int(self.visible(key_S[n_keys - n_queries :], key_S).sum())
+
+    @property
+    def is_plain(self) -> bool:
+        """Nothing but causal or full."""
+        return self.window is None and self.stride is None and not self.n_global
+
+
+@lru_cache(maxsize=32)
+def visible(mask: Mask, n_queries: int, n_keys: int, device: torch.device) -> Tensor:
+    """The mask of queries that are the last of the keys' positions, made once."""
+    key_S = torch.arange(n_keys, device=device)
+    return mask.visible(key_S[n_keys - n_queries :], key_S)
+
+
+def flops(mask: Mask, n_queries: int, n_keys: int, n_heads: int, k_width: int, v_width: int) -> int:
+    """q·k and probabilities·v over the visible pairs."""
+    return 2 * mask.pairs(n_queries, n_keys) * n_heads * (k_width + v_width)
+
+
+def naive(
+    q_BTHK: Tensor,
+    k_BSGK: Tensor,
+    v_BSGV: Tensor,
+    mask: Mask,
+    *,
+    scale: float,
+    segments: tuple[Tensor, Tensor] | None = None,
+    bias_HTS: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """softmax(cap(scale q·k) + bias over what is visible) v, with every score written out."""
+    groups = q_BTHK.shape[2] // k_BSGK.shape[2]
+    k_BSHK, v_BSHV = (x.repeat_interleave(groups, 2) for x in (k_BSGK, v_BSGV))
+    scores = torch.einsum("bthk,bshk->bhts", q_BTHK, k_BSHK) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if bias_HTS is not None:
+        scores = scores + bias_HTS
+    seen = visible(mask, q_BTHK.shape[1], k_BSGK.shape[1], q_BTHK.device)
+    if segments is not None:
+        seen = seen & same_segment(*segments)
+    probabilities = scores.masked_fill(~seen, -torch.inf).softmax(-1, dtype=scores.dtype)
+    return torch.einsum("bhts,bshv->bthv", probabilities, v_BSHV)
+
+
+def attend(
+    q_BTHK: Tensor,
+    k_BSGK: Tensor,
+    v_BSGV: Tensor,
+    mask: Mask,
+    *,
+    scale: float,
+    segments: tuple[Tensor, Tensor] | None = None,
+    bias_HTS: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """`naive` by the fastest form that fits: SDPA, in blocks for a window shorter than the row."""
+    if softcap is not None:
+        return naive(
+            q_BTHK, k_BSGK, v_BSGV, mask,
+            scale=scale, segments=segments, bias_HTS=bias_HTS, softcap=softcap,
+        )  # fmt: skip
+    n_queries, n_keys = q_BTHK.shape[1], k_BSGK.shape[1]
+    window = mask.window
+    blockwise = (
+        window is not None
+        and mask == Mask(window=window)
+        and bias_HTS is None
+        and 2 * window <= n_queries == n_keys
+    )
+    if blockwise:
+        assert window is not None
+        return _blockwise(q_BTHK, k_BSGK, v_BSGV, window, scale, segments)
+    if mask.is_plain and segments is None and bias_HTS is None and n_queries in (n_keys, 1):
+        return _sdpa(q_BTHK, k_BSGK, v_BSGV, None, scale, causal=mask.causal and n_queries > 1)
+    seen = visible(mask, n_queries, n_keys, q_BTHK.device)
+    if segments is not None:
+        seen = seen & same_segment(*segments)
+    if bias_HTS is not None:
+        seen = bias_HTS.masked_fill(~seen, -torch.inf)
+    return _sdpa(q_BTHK, k_BSGK, v_BSGV, seen, scale)
+
+
+def same_segment(query_BT: Tensor, key_BS: Tensor) -> Tensor:
+    """Boolean (B, 1, T, S): both in one document."""
+    return (query_BT[:, :, None] == key_BS[:, None, :])[:, None]
+
+
+def _sdpa(
+    q_BTHK: Tensor,
+    k_BSGK: Tensor,
+    v_BSGV: Tensor,
+    seen: Tensor | None,
+    scale: float,
+    causal: bool = False,
+) -> Tensor:
+    y_BHTV: Tensor = F.scaled_dot_product_attention(
+        q_BTHK.transpose(1, 2),
+        k_BSGK.transpose(1, 2),
+        v_BSGV.transpose(1, 2),
+        attn_mask=seen,
+        is_causal=causal,
+        scale=scale,
+        enable_gqa=q_BTHK.shape[2] != k_BSGK.shape[2],
+    )
+    return y_BHTV.transpose(1, 2)
+
+
+def _blockwise(
+    q_BTHK: Tensor,
+    k_BTGK: Tensor,
+    v_BTGV: Tensor,
+    window: int,
+    scale: float,
+    segments: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Blocks of `window` queries against their own and the block before: linear in T."""
+    B, T = q_BTHK.shape[:2]
+    n_blocks = -(-T // window)
+    pad = n_blocks * window - T
+    segments_BT = segments[0] if segments else q_BTHK.new_zeros((B, T), dtype=torch.long)
+    # Block 0 has nothing before it and the last block may be short: no segment is numbered -1.
+    own_BT = F.pad(segments_BT, (0, pad), value=-2)
+    queries = F.pad(q_BTHK, (0, 0, 0, 0, 0, pad)).reshape(B * n_blocks, window, *q_BTHK.shape[2:])
+
+    def with_previous(x: Tensor) -> Tensor:
+        x = F.pad(x, (0, 0, 0, 0, window, pad)).unfold(1, 2 * window, window)
+        return x.movedim(-1, 2).reshape(B * n_blocks, 2 * window, *x.shape[2:-1])
+
+    behind = F.pad(own_BT, (window, 0), value=-1).unfold(1, 2 * window, window)
+    distance = torch.arange(window, device=own_BT.device)[:, None] + window
+    distance = distance - torch.arange(2 * window, device=own_BT.device)
+    near = (distance >= 0) & (distance < window)
+    seen = near & (own_BT.view(B, n_blocks, window, 1) == behind[:, :, None])
+    seen = seen.view(B * n_blocks, 1, window, 2 * window)
+    y = _sdpa(queries, with_previous(k_BTGK), with_previous(v_BTGV), seen, scale)
+    return y.reshape(B, n_blocks * window, *y.shape[2:])[:, :T]

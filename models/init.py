@@ -1,0 +1,148 @@
+"""How weights start, and how learning rates follow the width.
+
+| role                  | scaled (GPT-2)     | fan_in             | mup                        |
+|-----------------------|--------------------|--------------------|----------------------------|
+| embedding             | N(0, std)          | N(0, std)          | N(0, std), rate × 1        |
+| hidden (into branch)  | N(0, std)          | N(0, 1/√fan_in)    | N(0, 1/√fan_in), rate × b/D|
+| out (of a branch)     | hidden / √branches | hidden / √branches | hidden / √branches, × b/D  |
+| head                  | N(0, std)          | N(0, 1/√fan_in)    | 0, rate × b/D              |
+| zero                  | 0                  | 0                  | 0, rate × b/D              |
+| norms, biases, others | 1, 0, the branch's | 1, 0, the branch's | the same, rate × 1         |
+
+`scaled` is GPT-2's (its code and report, section 2.3): the branches' outputs are divided by the
+root of their number, so that the stream's variance does not grow with depth. `mup` is the maximal
+update parametrisation for Adam (Tensor Programs V, 2203.03466, table 8): a matrix whose fan-in
+grows with the width takes the learning rate times base_width/fan-in at that width, b/D above, so
+that the best rate found at `base_width` holds at every width; a tied head multiplies logits by
+base_width/D instead. `embedding_std` overrides std for embeddings. Weight decay is divided by the
+rate's multiplier, since AdamW multiplies the two (2405.13698).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from models.branch import Branch
+from models.linear import Linear
+from models.norm import LayerNorm, RMSNorm
+from models.recipe import InitSpec, ModelConfig
+
+if TYPE_CHECKING:
+    from models.model import Model
+
+
+@torch.no_grad()
+def init_weights(model: Model, seed: int) -> None:
+    """Set every parameter. Each is drawn from a stream of its own, seeded by its name (and expert),
+    so it depends neither on other parameters nor on how they are spread over ranks."""
+    from models.assembly import n_branches
+
+    spec, depth = _spec(model.config), n_branches(model.config) ** -0.5
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            if not (module.role == "head" and model.config.recipe.tied):
+                std = _std(module.role, module.in_features, spec, depth)
+                _normal(module.weight, std, seed, name)
+        elif isinstance(module, nn.Embedding):
+            std = spec.std if spec.embedding_std is None else spec.embedding_std
+            _normal(module.weight, std, seed, name)
+        elif isinstance(module, RMSNorm | LayerNorm):
+            module.weight.fill_(1.0)
+    for name, module in model.named_modules():
+        if isinstance(module, Branch):
+            _init_experts(module, name, seed, spec, depth)
+            module.init_special(_generator(module, seed, name))
+
+
+def _init_experts(branch: Branch, name: str, seed: int, spec: InitSpec, depth: float) -> None:
+    for part, weight_E, role, fan_in in branch.experts():
+        std = _std(role, fan_in, spec, depth)
+        for expert, weight in zip(branch.expert_ids(), weight_E, strict=True):
+            _normal(weight, std, seed, f"{name}.{part}.{expert}")
+
+
+def param_groups(model: Model, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+    """See `Model.param_groups`; groups are ordered by (multiplier, decay) and named."""
+    multipliers = dict(_multipliers(model))
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    for parameter in model.parameters():
+        multiplier = multipliers.get(id(parameter), 1.0)
+        decayed = parameter.ndim >= 2 and id(parameter) not in embeddings
+        expert = getattr(parameter, "expert", False)
+        groups.setdefault((multiplier, decayed, expert), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": learning_rate * multiplier,
+            "weight_decay": weight_decay / multiplier if decayed else 0.0,
+            "name": _group_name(multiplier, decayed, expert),
+        }
+        for (multiplier, decayed, expert), parameters in sorted(
+            groups.items(), key=lambda item: item[0]
+        )
+    ]
+
+
+def logit_multiplier(config: ModelConfig) -> float:
+    """base_width/D where a tied head cannot take a learning rate of its own under muP."""
+    spec = _spec(config)
+    return spec.base_width / config.width if spec.scheme == "mup" and config.recipe.tied else 1.0
+
+
+def _group_name(multiplier: float, decayed: bool, expert: bool) -> str:
+    return f"lr×{multiplier:.4g}{',decay' if decayed else ''}{',expert' if expert else ''}"
+
+
+def _multipliers(model: Model) -> Iterator[tuple[int, float]]:
+    """Learning-rate multipliers by parameter: base_width/D for matrices whose fan-in grows."""
+    spec = _spec(model.config)
+    if spec.scheme != "mup":
+        return
+    scale = spec.base_width / model.config.width
+    for module in model.modules():
+        if isinstance(module, Linear):
+            tied = module.role == "head" and model.config.recipe.tied
+            yield id(module.weight), 1.0 if tied else scale
+        elif isinstance(module, Branch):
+            for _, weight_E, _, _ in module.experts():
+                yield id(weight_E), scale
+
+
+def _std(role: str, fan_in: int, spec: InitSpec, depth: float) -> float:
+    if role == "zero" or (role == "head" and spec.scheme == "mup"):
+        return 0.0
+    std = spec.std if spec.scheme == "scaled" else 1 / math.sqrt(fan_in)
+    return std * depth if role == "out" else std
+
+
+def _spec(config: ModelConfig) -> InitSpec:
+    assert isinstance(config.recipe.init, InitSpec)
+    return config.recipe.init
+
+
+def _generator(module: nn.Module, seed: int, name: str) -> torch.Generator:
+    parameter = next(module.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    return _seeded(device, seed, name)
+
+
+def _normal(weight: Tensor, std: float, seed: int, name: str) -> None:
+    weight.normal_(
+        0.0, std, generator=_seeded(weight.device, seed, name)
+    ) if std else weight.zero_()
+
+
+def _seeded(device: torch.device, seed: int, name: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    place = "cpu" if device.type == "meta" else device
+    return torch.Generator(place).manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -1,0 +1,157 @@
+"""Attention: multi-head, multi-query, grouped (2305.13245), windowed, with any position scheme."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from models.branch import Branch, Frame
+from models.context import Context
+from models.engines import softmax
+from models.errors import RecipeError
+from models.linear import Linear
+from models.norm import RMSNorm
+from models.positions import Alibi, Rope, cached_table, scheme, turn
+
+
+def head_width_for(width: int) -> int:
+    """The power of two from √(2 D) up, in [16, 128] (768 gives 64, 4096 gives 128), or the next one
+    below that divides the width."""
+    head_width = min(128, max(16, 1 << math.ceil(math.log2(2 * width) / 2)))
+    while width % head_width:
+        head_width //= 2
+    return head_width
+
+
+class Attention(Branch, name="attention"):
+    """softmax(q kᵀ / √K) v over the visible positions (1706.03762).
+
+    n_kv_heads: 1 is multi-query, fewer than n_heads grouped. queries_per_kv says the same as a
+    ratio. qk_norm: RMSNorm of queries and keys per head. bias: on q, k, v and, with out_bias, on
+    the output. softcap: scores pass cap·tanh(s/cap) (Gemma 2, 2408.00118).
+    """
+
+    def __init__(
+        self,
+        frame: Frame,
+        *,
+        n_heads: int | None = None,
+        head_width: int | None = None,
+        n_kv_heads: int | None = None,
+        queries_per_kv: int | None = None,
+        causal: bool = True,
+        window: int | None = None,
+        stride: int | None = None,
+        local: int = 1,
+        n_global: int = 0,
+        qk_norm: bool = False,
+        bias: bool = False,
+        out_bias: bool = False,
+        softcap: float | None = None,
+        scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.n_heads, self.head_width = _heads(frame.width, n_heads, head_width)
+        self.n_kv_heads = _kv_heads(self.n_heads, n_kv_heads, queries_per_kv)
+        self.mask = softmax.Mask(causal, window, stride, local, n_global)
+        self.softcap = softcap
+        self.scale = scale or self.head_width**-0.5
+        positions = scheme(frame.positions)
+        self.rope = positions if isinstance(positions, Rope) else None
+        self.alibi = positions if isinstance(positions, Alibi) else None
+        inner = self.n_heads * self.head_width
+        self.qkv = Linear(frame.width, inner + 2 * self.n_kv_heads * self.head_width, bias=bias)
+        self.q_norm = RMSNorm(self.head_width, frame.norm_eps) if qk_norm else None
+        self.k_norm = RMSNorm(self.head_width, frame.norm_eps) if qk_norm else None
+        self.out = Linear(inner, frame.width, bias=out_bias, role="out")
+
+    def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
+        """Mix positions."""
+        H, G = self.n_heads, self.n_kv_heads
+        qkv = self.qkv(x_BTD).view(*x_BTD.shape[:2], H + 2 * G, self.head_width)
+        qk, v_BSGK = qkv[:, :, : H + G], qkv[:, :, H + G :]
+        if self.q_norm is not None and self.k_norm is not None:
+            qk = torch.cat([self.q_norm(qk[:, :, :H]), self.k_norm(qk[:, :, H:])], 2)
+        if self.rope is not None:
+            qk = turn(qk, *self._table(qk, self.rope, context))
+        q_BTHK, k_BSGK = qk[:, :, :H], qk[:, :, H:]
+        if context.state is not None:
+            k_BSGK, v_BSGK = _remember(context.state, k_BSGK, v_BSGK)
+        segments = context.segments_BT
+        y_BTHK = softmax.attend(
+            q_BTHK,
+            k_BSGK,
+            v_BSGK,
+            self.mask,
+            scale=self.scale,
+            segments=None if segments is None else (segments, segments),
+            bias_HTS=self._bias(q_BTHK, k_BSGK, context),
+            softcap=self.softcap,
+        )
+        return self.out(y_BTHK.flatten(2))
+
+    def mixing_flops(self, length: int) -> int:
+        """Scores and weighted values over the visible pairs."""
+        return softmax.flops(
+            self.mask, length, length, self.n_heads, self.head_width, self.head_width
+        )
+
+    def _table(self, x: Tensor, rope: Rope, context: Context) -> tuple[Tensor, ...]:
+        if context.positions_BT is None:
+            return cached_table(
+                rope, context.offset, x.shape[1], self.head_width, x.device, x.dtype
+            )
+        positions_BT = context.positions_BT
+        key = (rope, self.head_width, x.dtype)
+        return context.once(key, lambda: rope.table(positions_BT, self.head_width, x.dtype))
+
+    def _bias(self, q_BTHK: Tensor, k_BSGK: Tensor, context: Context) -> Tensor | None:
+        alibi = self.alibi
+        if alibi is None:
+            return None
+        n_queries, n_keys = q_BTHK.shape[1], k_BSGK.shape[1]
+        key_S = torch.arange(n_keys, device=q_BTHK.device)
+        return context.once(
+            (alibi, self.n_heads, q_BTHK.dtype),
+            lambda: alibi.bias(self.n_heads, key_S[n_keys - n_queries :], key_S, q_BTHK.dtype),
+        )
+
+
+def _remember(state: dict[str, Tensor], k_BSGK: Tensor, v_BSGK: Tensor) -> tuple[Tensor, Tensor]:
+    if state:
+        k_BSGK = torch.cat([state["k"], k_BSGK], 1)
+        v_BSGK = torch.cat([state["v"], v_BSGK], 1)
+    state.update(k=k_BSGK, v=v_BSGK)
+    return k_BSGK, v_BSGK
+
+
+def _heads(width: int, n_heads: int | None, head_width: int | None) -> tuple[int, int]:
+    if n_heads is not None and head_width is not None:
+        return n_heads, head_width
+    if n_heads is not None:
+        if n_heads < 1 or width % n_heads:
+            divisors = [n for n in range(1, width + 1) if width % n == 0]
+            raise RecipeError(
+                ("n_heads",), n_heads, divisors, f"heads do not divide the width {width}"
+            )
+        return n_heads, width // n_heads
+    head_width = head_width or head_width_for(width)
+    if head_width < 1 or width % head_width:
+        divisors = [n for n in range(1, width + 1) if width % n == 0]
+        raise RecipeError(
+            ("head_width",), head_width, divisors, f"does not divide the width {width}"
+        )
+    return width // head_width, head_width
+
+
+def _kv_heads(n_heads: int, n_kv_heads: int | None, queries_per_kv: int | None) -> int:
+    key = "n_kv_heads" if queries_per_kv is None else "queries_per_kv"
+    given = queries_per_kv if n_kv_heads is None else n_kv_heads
+    if given is None:
+        return n_heads
+    if given < 1 or n_heads % given:
+        divisors = [n for n in range(1, n_heads + 1) if n_heads % n == 0]
+        raise RecipeError((key,), given, divisors, f"does not divide the {n_heads} heads")
+    return given if n_kv_heads is not None else n_heads // given

@@ -1,0 +1,104 @@
+"""Mamba-2's block (2405.21060, section 7 and figure 6): the state space dual, SSD."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.branch import Branch, Frame
+from models.context import Context
+from models.engines import conv, linear_recurrence
+from models.errors import RecipeError
+from models.linear import Linear
+from models.mixers.mamba import init_dt_bias
+from models.mixers.short_conv import ShortConv
+from models.norm import RMSNorm
+
+
+class Mamba2(Branch, name="mamba2"):
+    """out(norm(y · silu(z))), y_t = C_tᵀ h_t + D x_t, h_t = exp(Δ_t A) h_{t-1} + B_t (Δ_t x_t)ᵀ.
+
+    A is a scalar per head of `head_width` channels, B and C are shared by `n_groups` of heads.
+    """
+
+    def __init__(
+        self,
+        frame: Frame,
+        *,
+        n_states: int = 128,
+        head_width: int = 64,
+        n_groups: int = 1,
+        expansion: float = 2.0,
+        n_taps: int = 4,
+        chunk: int = 64,
+        bias: bool = False,
+        conv_bias: bool = True,
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.inner = int(expansion * frame.width)
+        if self.inner % head_width:
+            divisors = [n for n in range(1, self.inner + 1) if self.inner % n == 0]
+            what = f"does not divide the inner width {self.inner}"
+            raise RecipeError(("head_width",), head_width, divisors, what)
+        self.n_heads = self.inner // head_width
+        if n_groups < 1 or self.n_heads % n_groups:
+            divisors = [n for n in range(1, self.n_heads + 1) if self.n_heads % n == 0]
+            what = f"does not divide the {self.n_heads} heads"
+            raise RecipeError(("n_groups",), n_groups, divisors, what)
+        self.head_width, self.n_groups, self.n_states = head_width, n_groups, n_states
+        self.chunk, self.dt_range = chunk, (dt_min, dt_max)
+        self.mixed = self.inner + 2 * n_groups * n_states
+        self.into = Linear(frame.width, self.inner + self.mixed + self.n_heads, bias=bias)
+        self.conv = ShortConv(self.mixed, n_taps, bias=conv_bias)
+        self.dt_bias = nn.Parameter(torch.empty(self.n_heads))
+        self.log_A_H = nn.Parameter(torch.empty(self.n_heads))
+        self.skip_H = nn.Parameter(torch.empty(self.n_heads))
+        self.norm = RMSNorm(self.inner, frame.norm_eps)
+        self.out = Linear(self.inner, frame.width, bias=bias, role="out")
+
+    def forward(self, u_BTD: Tensor, context: Context) -> Tensor:
+        """Mix positions."""
+        z_BTI, mixed, dt_BTH = torch.split(
+            self.into(u_BTD), [self.inner, self.mixed, self.n_heads], -1
+        )
+        mixed = F.silu(self.conv(mixed, context))
+        x_BTI, B, C = torch.split(mixed, [self.inner, *2 * [self.n_groups * self.n_states]], -1)
+        x_BTHV = _heads(x_BTI, self.n_heads)
+        delta_BTH = F.softplus(dt_BTH.float() + self.dt_bias)
+        state = context.state
+        y_BTHV, last = linear_recurrence.recur(
+            _heads(C, self.n_groups),
+            _heads(B, self.n_groups),
+            x_BTHV * delta_BTH[..., None].to(x_BTHV.dtype),
+            -delta_BTH * self.log_A_H.float().exp(),
+            context.starts_BT,
+            state.get("ssm") if state else None,
+            chunk=self.chunk,
+        )
+        if state is not None:
+            state["ssm"] = last
+        y_BTI = torch.addcmul(y_BTHV, x_BTHV, self.skip_H[:, None]).flatten(2)
+        return self.out(self.norm(y_BTI * F.silu(z_BTI)))
+
+    def mixing_flops(self, length: int) -> int:
+        """Convolution, recurrence, Δx and the skip connection."""
+        return (
+            conv.flops(length, self.conv.n_taps, self.mixed)
+            + linear_recurrence.flops(length, self.n_heads, self.n_states, self.head_width)
+            + 3 * length * self.inner
+        )
+
+    @torch.no_grad()
+    def init_special(self, generator: torch.Generator) -> None:
+        """A uniform in -[1, 16], Δ's bias as Mamba's, D = 1 (the authors' code)."""
+        self.log_A_H.uniform_(1, 16, generator=generator).log_()
+        self.skip_H.fill_(1.0)
+        init_dt_bias(self.dt_bias, self.dt_range, generator)
+        self.conv.init_special(generator)
+
+
+def _heads(x_BTI: Tensor, n: int) -> Tensor:
+    return x_BTI.reshape(*x_BTI.shape[:2], n, -1)

@@ -1,0 +1,186 @@
+"""A recipe (a family of models) and a model config (one member of it)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from models import registry, schema
+from models.errors import Key, RecipeError
+from models.pattern import Layer, parse, tile
+
+__all__ = ["EncoderSpec", "InitSpec", "ModelConfig", "NormSpec", "Recipe", "RecipeError"]
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormSpec:
+    """`placement`: pre x+f(n(x)); post n(x+f(x)); peri x+n(f(n(x))); output x+n(f(x));
+    parallel: the branches of a layer all read the layer's input, each through its own norm."""
+
+    type: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    placement: Literal["pre", "post", "peri", "output", "parallel"] = "pre"
+    eps: float = 1e-5
+    bias: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitSpec:
+    """See `models.init` for what the schemes are."""
+
+    scheme: Literal["scaled", "fan_in", "mup"] = "scaled"
+    std: float = 0.02
+    embedding_std: float | None = None
+    base_width: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthSpec:
+    """The ladder's aspect rule: n_layers ≈ coefficient · width^exponent (`models.size`)."""
+
+    coefficient: float = 0.5
+    exponent: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec:
+    """The encoder beside a decoder that has `cross` branches; `layers` per decoder layer."""
+
+    pattern: str
+    ratio: float = 1.0
+    positions: str | Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A family of models: everything but width, depth and vocabulary.
+
+    `branches` holds the options of each branch that the pattern names. A name is a registered
+    branch, or any other with `type:` naming one (`swa: {type: attention, window: 1024}`).
+    """
+
+    pattern: str
+    branches: Mapping[str, Any] = field(default_factory=dict)
+    norm: Mapping[str, Any] | NormSpec = field(default_factory=NormSpec)
+    positions: str | Mapping[str, Any] = "none"
+    tied: bool = False
+    embedding_norm: bool = False
+    embedding_scale: bool = False
+    logit_softcap: float | None = None
+    encoder: Mapping[str, Any] | EncoderSpec | None = None
+    init: str | Mapping[str, Any] | InitSpec = field(default_factory=InitSpec)
+    depth: Mapping[str, Any] | DepthSpec = field(default_factory=DepthSpec)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", _spec(NormSpec, self.norm, ("norm",)))
+        object.__setattr__(self, "depth", _spec(DepthSpec, self.depth, ("depth",)))
+        init = {"scheme": self.init} if isinstance(self.init, str) else self.init
+        object.__setattr__(self, "init", _spec(InitSpec, init, ("init",)))
+        object.__setattr__(self, "positions", registry.positions(self.positions, ("positions",)))
+        if self.encoder is not None:
+            object.__setattr__(self, "encoder", _spec(EncoderSpec, self.encoder, ("encoder",)))
+        object.__setattr__(self, "branches", self._resolved_branches())
+
+    @classmethod
+    def from_dict(cls, options: Options) -> Self:
+        """Read a recipe; RecipeError names the first thing that is wrong in it."""
+        return cls(**schema.check(options, cls))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every key with its default filled in; `from_dict` reads it back."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """One period of the pattern."""
+        return parse(self.pattern)
+
+    def at(self, *, width: int, n_layers: int, vocab_size: int) -> ModelConfig:
+        """The member of this family with that shape; RecipeError if it cannot be built."""
+        config = ModelConfig(recipe=self, width=width, n_layers=n_layers, vocab_size=vocab_size)
+        config.validate()
+        return config
+
+    def _resolved_branches(self) -> dict[str, dict[str, Any]]:
+        known = registry.branches()
+        used = [use.name for layer in self.layers for use in layer]
+        if isinstance(self.encoder, EncoderSpec):
+            encoder = parse(self.encoder.pattern, ("encoder", "pattern"))
+            used += [use.name for layer in encoder for use in layer]
+        for name in used:
+            if name not in known and name not in self.branches:
+                raise RecipeError(
+                    ("pattern",), name, sorted({*known, *self.branches}), "unknown branch"
+                )
+        for name in self.branches:
+            if name not in used:
+                raise RecipeError(
+                    ("branches", name), name, dict.fromkeys(used), "not in the pattern"
+                )
+        return {name: self._resolve(name) for name in dict.fromkeys(used)}
+
+    def _resolve(self, name: str) -> dict[str, Any]:
+        options = self.branches.get(name) or {}
+        if not isinstance(options, Mapping):
+            raise RecipeError(("branches", name), options, "a mapping of options", "not a mapping")
+        known = registry.branches()
+        kind = options.get("type", name)
+        if kind not in known:
+            raise RecipeError(("branches", name, "type"), kind, sorted(known), "unknown branch")
+        rest = {key: value for key, value in options.items() if key != "type"}
+        return {"type": kind, **schema.check(rest, known[kind], ("branches", name))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A recipe at one shape."""
+
+    recipe: Recipe
+    width: int
+    n_layers: int
+    vocab_size: int
+
+    def validate(self) -> None:
+        """Build one of every branch on the meta device, and so find what does not fit the width."""
+        for name in ("width", "n_layers", "vocab_size"):
+            value = getattr(self, name)
+            if not schema.matches(value, int) or value < 1:
+                raise RecipeError((name,), value, "a whole number from 1 up", "wrong value")
+        tile(self.recipe.layers, self.n_layers)
+        from models.assembly import validate_branches
+
+        validate_branches(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `from_dict` reads it back."""
+        return {"recipe": self.recipe.to_dict()} | {
+            name: getattr(self, name) for name in ("width", "n_layers", "vocab_size")
+        }
+
+    @classmethod
+    def from_dict(cls, options: Options) -> ModelConfig:
+        """Read what `to_dict` wrote."""
+        given = schema.check(options, _config_schema)
+        return Recipe.from_dict(given.pop("recipe")).at(**given)
+
+
+def _config_schema(
+    *, recipe: Mapping[str, Any], width: int, n_layers: int, vocab_size: int
+) -> None: ...
+
+
+def _spec(kind: type[Any], value: object, key: Key) -> Any:
+    return value if isinstance(value, kind) else kind(**schema.check(value, kind, key))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    return value
