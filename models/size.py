@@ -1,0 +1,87 @@
+"""From a recipe and a number of parameters to a shape.
+
+The rule: width is a multiple of a power of two that grows with it (8 up to width 127, 16 up to 255,
+128 from 1,024 up), so that kernels fit and a step is at most an eighth or so; depth is the recipe's
+`coefficient · width^exponent`, rounded down or up to a multiple of its pattern, which fills the
+steps between widths. With the default 0.5 · √width, 768 has 13 or 14 layers (GPT-2: 12) and 4096
+has 32 or 33 (LLaMA 7B: 32).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import islice, takewhile
+
+from models.costs import cost
+from models.errors import RecipeError
+from models.recipe import DepthSpec, ModelConfig, Recipe
+
+CONVENTIONS = ("total", "active", "non_embedding", "compute")
+
+
+def shapes(
+    recipe: Recipe, *, vocab_size: int, low: float, high: float, convention: str = "compute"
+) -> list[ModelConfig]:
+    """Every shape of the rule with `low` to `high` parameters, ascending."""
+
+    def size(config: ModelConfig) -> int:
+        return params_of(config, convention)
+
+    rungs = takewhile(
+        lambda rung: size(rung[0]) <= high, (_rung(recipe, w, vocab_size) for w in widths())
+    )
+    found = [config for rung in rungs for config in rung if low <= size(config) <= high]
+    return sorted(found, key=size)
+
+
+def nearest(
+    recipe: Recipe, *, vocab_size: int, target: float, convention: str = "compute"
+) -> ModelConfig:
+    """The shape whose size is nearest to `target` by ratio; `error` says how near."""
+    known = list(islice(widths(), 400))
+
+    def size(width: int) -> int:
+        return params_of(_rung(recipe, width, vocab_size)[0], convention)
+
+    above = bisect_left(known, target, key=size)
+    around = known[max(0, above - 3) : above + 2]
+    candidates = [config for width in around for config in _rung(recipe, width, vocab_size)]
+    return min(candidates, key=lambda c: abs(math.log(params_of(c, convention) / target)))
+
+
+def error(config: ModelConfig, target: float, convention: str = "compute") -> float:
+    """Relative error of a shape's size against a target."""
+    return params_of(config, convention) / target - 1
+
+
+def params_of(config: ModelConfig, convention: str = "compute") -> int:
+    """Parameters of a config under one of `CONVENTIONS`."""
+    if convention not in CONVENTIONS:
+        raise RecipeError(("convention",), convention, CONVENTIONS, "unknown convention")
+    size: int = getattr(cost(config, 1).params, convention)
+    return size
+
+
+def depths(recipe: Recipe, width: int) -> tuple[int, ...]:
+    """Layers at a width by the recipe's rule, rounded both ways to periods of its pattern."""
+    assert isinstance(recipe.depth, DepthSpec)
+    period = len(recipe.layers)
+    periods = math.floor(recipe.depth.coefficient * width**recipe.depth.exponent / period)
+    return (periods * period, (periods + 1) * period) if periods else (period,)
+
+
+def widths() -> Iterator[int]:
+    """16, 24, 32, …: steps of 8, doubling with every octave from 128 up, at most 128."""
+    width = 16
+    while True:
+        yield width
+        width += min(128, max(8, 1 << (width.bit_length() - 4)))
+
+
+def _rung(recipe: Recipe, width: int, vocab_size: int) -> list[ModelConfig]:
+    return [
+        recipe.at(width=width, n_layers=n_layers, vocab_size=vocab_size)
+        for n_layers in depths(recipe, width)
+    ]
