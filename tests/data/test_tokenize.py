@@ -1,0 +1,142 @@
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.corpus import MIB, Catalog, CorpusConfig, Piece, scan
+from data.documents import SIDES
+from data.errors import DataError
+from data.prepare import Prepared
+from data.store import TokenStore
+from data.tokenize import Job, Record, Task, cut, plan, record_path, tokenize
+from data.tokenizer import Tokenizer
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from("ab \n\t'é1"), max_size=200), st.integers(1, 30))
+def test_a_cut_text_has_the_same_words(text: str, size: int) -> None:
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    split = ByteLevel(add_prefix_space=False).pre_tokenize_str
+    parts = list(cut(text, size))
+    assert "".join(parts) == text
+    assert all(0 < len(part) <= size for part in parts[:-1])
+    if all(part[-1:] and not part[-1].isspace() for part in parts[:-1]) and all(
+        part[0] in " \n" for part in parts[1:]
+    ):
+        words = [word for part in parts for word, _ in split(part)]
+        assert words == [word for word, _ in split(text)]
+
+
+def piece(size: int | None) -> Piece:
+    return Piece("p", 0, size or 1, size)
+
+
+def test_shards_are_consecutive_pieces_of_bounded_size() -> None:
+    config = CorpusConfig.model_validate({"name": "c", "source": {"kind": "code"}})
+    chooser = random.Random(0)
+    pieces = [piece(chooser.randrange(3 * MIB)) for _ in range(200)]
+    tasks = plan(config, Catalog(pieces, "d"))
+    assert [p for task in tasks for p in task.pieces] == pieces
+    target = max(2 * MIB, sum(p.size or 0 for p in pieces) // 32)
+    sizes = [sum(p.size or 0 for p in task.pieces) for task in tasks]
+    assert all(size <= max(target, 3 * MIB) for size in sizes)
+    assert all(a + b > target for a, b in pairwise(sizes))
+
+
+def test_pieces_of_unknown_size_are_shards_of_their_own() -> None:
+    config = CorpusConfig.model_validate({"name": "c", "source": {"kind": "code"}})
+    tasks = plan(config, Catalog([piece(None), piece(None), piece(3)], "d"))
+    assert [len(task.pieces) for task in tasks] == [1, 1, 1]
+
+
+def test_max_documents_is_shared_evenly() -> None:
+    config = CorpusConfig.model_validate(
+        {"name": "c", "source": {"kind": "code"}, "max_documents": 8}
+    )
+    tasks = plan(config, Catalog([piece(2 * MIB)] * 3, "d"))
+    assert [task.limit for task in tasks] == [3, 3, 2]
+
+
+@pytest.fixture
+def job(prepared: Prepared, text_folder: Path, tmp_path: Path) -> Job:
+    source = {"kind": "text", "path": str(text_folder)}
+    corpus = CorpusConfig.model_validate({"name": "c", "source": source, "heldout": 0.2})
+    tokenizer = Tokenizer.load(prepared.tokenizer)
+    for name in (*SIDES, "shards"):
+        (tmp_path / name).mkdir()
+    return Job(tmp_path, corpus, tokenizer.text, tokenizer.end_token)
+
+
+def six_tasks(job: Job) -> list[Task]:
+    pieces = scan(job.corpus).pieces
+    return [Task(n, tuple(pieces[n * 10 : n * 10 + 10]), None) for n in range(6)]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_shards_hold_their_documents(job: Job, prepared: Prepared) -> None:
+    records: list[Record] = []
+    tokenize(job, six_tasks(job), 0, lambda _, record: records.append(record))
+    for side in SIDES:
+        store = TokenStore.open(getattr(prepared, side))
+        parts = [
+            np.fromfile(job.folder / side / f"{number:05d}.bin", store.dtype) for number in range(6)
+        ]
+        assert np.array_equal(np.concatenate(parts), store.window(0, store.n_tokens))
+    assert sum(record.tally.read for record in records) == 60
+
+
+def test_a_record_reads_back(job: Job) -> None:
+    task = six_tasks(job)[0]
+    records: list[Record] = []
+    tokenize(job, [task], 0, lambda _, record: records.append(record))
+    assert Record.load(record_path(job.folder, task)) == records[0]
+
+
+def test_an_interrupted_shard_leaves_no_file(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("data.tokenize.Writer.index", stop)
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(job, six_tasks(job)[:1], 0, lambda *_: None)
+    assert not record_path(job.folder, six_tasks(job)[0]).exists()
+    assert not [name for name in files(job.folder) if name.endswith(".tmp")]
+
+
+def test_workers_need_ray_to_be_initialised(job: Job) -> None:
+    with pytest.raises(RuntimeError, match=r"ray\.init"):
+        tokenize(job, six_tasks(job), 2, lambda *_: None)
+
+
+@pytest.mark.cluster
+def test_stores_are_the_same_for_any_number_of_workers(job: Job, tmp_path: Path) -> None:
+    import ray
+
+    tokenize(job, six_tasks(job), 0, lambda *_: None)
+    expected = files(job.folder)
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    try:
+        for workers in (1, 2, 3):
+            folder = tmp_path / f"by-{workers}"
+            for name in (*SIDES, "shards"):
+                (folder / name).mkdir(parents=True)
+            again = Job(folder, job.corpus, job.tokenizer, job.end_of_document)
+            tokenize(again, six_tasks(job), workers, lambda *_: None)
+            assert files(folder) == expected
+        missing = Task(9, (Piece(str(tmp_path / "gone.txt"), 0, 1, 1),), None)
+        with pytest.raises(DataError, match="cannot read"):
+            tokenize(job, [missing], 1, lambda *_: None)
+    finally:
+        ray.shutdown()
