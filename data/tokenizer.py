@@ -1,6 +1,5 @@
 """Tokenizers, trained on a corpus' training split or read from any `tokenizer.json`."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -113,6 +112,7 @@ def train(config: TokenizerConfig, texts: Iterator[str]) -> Tokenizer:
     """Train to exactly `vocab_size` tokens; too little text for them raises `DataError`.
 
     Byte-level: all 256 bytes are in the vocabulary, so any text is encoded and nothing is unknown.
+    The same texts give the same BPE; the library's unigram trainer breaks ties by chance.
     """
     from tokenizers import Tokenizer as Inner
     from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -138,15 +138,4 @@ def train(config: TokenizerConfig, texts: Iterator[str]) -> Tokenizer:
             f"not {config.vocab_size}: give more text or ask for fewer tokens",
             ("vocab_size",),
         )
-    return Tokenizer(_canonical(inner.to_str()), end)
-
-
-def _canonical(text: str) -> str:
-    """Order a unigram vocabulary by score, then token: the library's trainer orders equal scores by
-    chance, and sums them in an order that changes their last digits."""
-    record = json.loads(text)
-    if record["model"]["type"] == "Unigram":
-        special, *pieces = record["model"]["vocab"]
-        rounded = [(piece, round(score, 9)) for piece, score in pieces]
-        record["model"]["vocab"] = [special, *sorted(rounded, key=lambda p: (-p[1], p[0]))]
-    return json.dumps(record, ensure_ascii=False)
+    return Tokenizer(inner.to_str(), end)
