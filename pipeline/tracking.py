@@ -6,20 +6,22 @@ can be told again. Importing it takes seconds, so nothing here does before it mu
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 from launch.config import RunConfig
+from pipeline.fit_record import digest, fit_record, law_path
 from pipeline.outbox import Owed, is_settled, owed
+from pipeline.record import Record
 from pipeline.run_facts import final_samples, params, tags
 from pipeline.sent import SentRun, SentStudy
 
@@ -35,6 +37,7 @@ STATUS = {
 }
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -49,22 +52,6 @@ def default_uri(study_folder: Path) -> str:
 def scrubbed(uri: str) -> str:
     """``uri`` without the user and password that it may carry."""
     return re.sub(r"//[^/@]*@", "//", uri)
-
-
-@dataclass(frozen=True)
-class Record:
-    """A run that no training made: a fit, a report; ``fingerprint`` is that of its content."""
-
-    kind: str
-    name: str
-    fingerprint: str
-    note: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
-    params: Mapping[str, str] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    artifacts: Mapping[str, Path] = field(
-        default_factory=dict
-    )  # folder in the store -> file or folder
 
 
 class Tracker:
@@ -103,30 +90,54 @@ class Tracker:
         self._send(update)
         update.sent.write(run)
 
-    def log(self, record: Record) -> str:
+    def log(self, record: Record) -> None:
         """Make ``record`` a run, unless it is one; earlier ones of its name become superseded."""
-        store = self.store
+        if not self.has_record(record):
+            self._write(record)
+            self._remember(record)
+
+    def log_fit(self, architecture: str, part: Mapping[str, Any]) -> None:
+        """Record one architecture's part of an analysis, and register its law if it has one.
+
+        The model is called ``<study>-<architecture>``; a new version is made only of another fit.
+        """
+        record = fit_record(architecture, part, self.folder)
+        if self.has_record(record):
+            return
+        run_id = self._write(record)
+        if part["approach3"] and part["approach3"]["identifiable"]:
+            from pipeline.law_model import register
+
+            fit = law_path(architecture, self.folder).read_text(encoding="utf-8")
+            register(self.client, f"{self.study}-{architecture}", fit, digest(fit), run_id)
+            self._tell_excess(architecture, part["approach3"]["parameters"].get("E", 0.0))
+        self._remember(record)
+
+    def _write(self, record: Record) -> str:
         run_id = self._find(record.name, record.fingerprint) or self._create_record(record)
         self._batch(run_id, params=record.params, metrics=record.metrics)
-        for folder, path in record.artifacts.items():
-            log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
-            log(run_id, str(path), folder or None)
+        for path in record.artifacts:
+            self.client.log_artifact(run_id, str(path))
         self.client.update_run(run_id, status="FINISHED")
-        for run in self._search(f"tags.run = '{record.name}' and tags.status = 'finished'"):
+        for run in list(self._search(f"tags.run = '{record.name}' and tags.status = 'finished'")):
             self.client.set_tag(run.info.run_id, "status", "superseded")
         self.client.set_tag(run_id, "status", "finished")
-        self._sent = SentStudy(store, {**self._sent.records, record.name: record.fingerprint})
-        self._sent.write(self.folder)
         return run_id
+
+    def _remember(self, record: Record) -> None:
+        known = self._sent.records
+        self._sent = SentStudy(self.store, {**known, record.name: record.fingerprint})
+        self._sent.write(self.folder)
 
     @cached_property
     def client(self) -> Any:
         """MLflow's client; the first use imports MLflow, and makes or migrates the database."""
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        for name in ("alembic", "mlflow.store.db.utils"):
-            logging.getLogger(name).setLevel(logging.WARNING)
         from mlflow import MlflowClient
+
+        for name in ("alembic", "mlflow"):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
         self.folder.mkdir(parents=True, exist_ok=True)
         return MlflowClient(self.uri, self.uri)
@@ -145,11 +156,15 @@ class Tracker:
     def store(self) -> str:
         """How state files know this experiment; made anew, or in another store, it is another."""
         experiment = self.client.get_experiment(self.experiment_id)
-        store = f"{_digest(self.uri)}-{experiment.experiment_id}-{experiment.creation_time}"
+        store = f"{self._uri_digest}-{experiment.experiment_id}-{experiment.creation_time}"
         if store != self._sent.store:
             self._sent = SentStudy(store)
             self._sent.write(self.folder)
         return store
+
+    @property
+    def _uri_digest(self) -> str:
+        return digest(self.uri)[:12]
 
     @property
     def _database(self) -> Path | None:
@@ -161,15 +176,19 @@ class Tracker:
     def _is_known(self) -> bool:
         """Whether the store last sent to is this one, and there, as far as the disk can tell."""
         is_there = self._database is None or self._database.exists()
-        return is_there and self._sent.store.startswith(_digest(self.uri))
+        return is_there and self._sent.store.startswith(self._uri_digest)
 
-    def _search(self, condition: str) -> list[Any]:
-        return list(self.client.search_runs([self.experiment_id], condition))
+    def _search(self, condition: str) -> Iterator[Any]:
+        token = ""
+        while token is not None:
+            page = self.client.search_runs([self.experiment_id], condition, page_token=token)
+            yield from page
+            token = page.token
 
     def _find(self, name: str, fingerprint: str) -> str:
         """The id of the run of this name and content; empty if there is none."""
         found = self._search(f"tags.run = '{name}' and tags.fingerprint = '{fingerprint}'")
-        return str(found[0].info.run_id) if found else ""
+        return next((str(run.info.run_id) for run in found), "")
 
     def _create_run(self, config: RunConfig, started: int | None) -> str:
         run = self.client.create_run(self.experiment_id, started, tags(config), config.name)
@@ -184,6 +203,14 @@ class Tracker:
         about |= {"mlflow.note.content": record.note, **record.tags}
         run = self.client.create_run(self.experiment_id, tags=about, run_name=record.name)
         return str(run.info.run_id)
+
+    def _tell_excess(self, architecture: str, floor: float) -> None:
+        """Each run's loss above the fitted floor E, as the logarithm in which the law is a line."""
+        runs = f"tags.kind = 'train' and tags.architecture = '{architecture}'"
+        for run in list(self._search(f"{runs} and tags.status = 'finished'")):
+            excess = run.data.metrics.get("heldout_loss", math.nan) - floor
+            if excess > 0:
+                self._batch(run.info.run_id, metrics={"log10_loss_minus_E": math.log10(excess)})
 
     def _log_datasets(self, run_id: str, config: RunConfig) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -221,7 +248,7 @@ class Tracker:
             self.client.update_run(run_id, status=STATUS[update.status])
 
     def _batch(
-        self, run_id: str, params: Mapping[str, str], metrics: Mapping[str, float] = {}
+        self, run_id: str, params: Mapping[str, str] = {}, metrics: Mapping[str, float] = {}
     ) -> None:
         """Params and metrics without steps."""
         from mlflow.entities import Metric, Param
@@ -238,7 +265,3 @@ def _metric_name(key: str) -> str:
 
 def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -10,8 +10,9 @@ import pytest
 
 from launch.config import RunConfig
 from pipeline.forwarder import Forwarder
+from pipeline.record import Record
 from pipeline.sent import FILE, SentRun
-from pipeline.tracking import Record, Tracker, scrubbed
+from pipeline.tracking import Tracker, scrubbed
 
 Attempt = Callable[..., Path]
 
@@ -119,19 +120,20 @@ assert "mlflow" not in sys.modules
 def test_a_record_is_one_run_until_its_content_changes(tracker: Tracker, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("params,loss\n1,2\n")
-    record = Record("fit", "fit-dense", "1", metrics={"E": 1.7}, artifacts={"": table})
-    first = tracker.log(record)
+    record = Record("fit", "fit-dense", "1", metrics={"E": 1.7}, artifacts=(table,))
+    tracker.log(record)
     assert tracker.has_record(record)
-    assert tracker.log(record) == first
-    changed = Record("fit", "fit-dense", "2", metrics={"E": 1.8}, artifacts={"": table})
+    tracker.log(record)
+    first = only_run(tracker).info.run_id
+    changed = Record("fit", "fit-dense", "2", metrics={"E": 1.8}, artifacts=(table,))
     assert not tracker.has_record(changed)
-    second = tracker.log(changed)
-    statuses = {
-        run.info.run_id: run.data.tags["status"]
-        for run in tracker.client.search_runs([tracker.experiment_id])
-    }
-    assert statuses == {first: "superseded", second: "finished"}
-    assert [item.path for item in tracker.client.list_artifacts(second)] == ["table.csv"]
+    tracker.log(changed)
+    second, superseded = tracker.client.search_runs([tracker.experiment_id])
+    assert superseded.info.run_id == first
+    statuses = [run.data.tags["status"] for run in (second, superseded)]
+    assert statuses == ["finished", "superseded"]
+    listed = tracker.client.list_artifacts(second.info.run_id)
+    assert [item.path for item in listed] == ["table.csv"]
 
 
 def test_an_outage_is_told_once_and_made_up_for(
