@@ -8,6 +8,12 @@ from launch.config import RunConfig
 from launch.journal import Journal
 
 
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One MLflow store for all tests, each with a study of its own: making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
 @pytest.fixture
 def run_config() -> RunConfig:
     return RunConfig.model_validate(

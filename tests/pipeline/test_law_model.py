@@ -43,16 +43,16 @@ def write_fits(folder: Path, table: pd.DataFrame) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+def study(database: str, tmp_path_factory: pytest.TempPathFactory) -> Tracker:
     """A study whose dense law is fitted and registered."""
     folder = tmp_path_factory.mktemp("quickstart")
-    tracker = Tracker(None, folder, "quickstart")
+    tracker = Tracker(database, folder, "quickstart")
     publish(tracker, write_fits(folder, planted(1.8)), pytest.fail)
     return tracker
 
 
 def versions(tracker: Tracker) -> list[int]:
-    found = tracker.client.search_model_versions("name = 'quickstart-dense'")
+    found = tracker.client.search_model_versions(f"name = '{tracker.study}-dense'")
     return sorted(int(each.version) for each in found)
 
 
@@ -93,8 +93,8 @@ def test_the_fit_is_a_run_with_intervals(study: Tracker) -> None:
     assert "| alpha |" in run.data.tags["mlflow.note.content"]
 
 
-def test_only_another_fit_makes_another_version(tmp_path: Path) -> None:
-    tracker = Tracker(None, tmp_path, "quickstart")
+def test_only_another_fit_makes_another_version(database: str, tmp_path: Path) -> None:
+    tracker = Tracker(database, tmp_path, "refitted")
     for floor, expected in ((1.8, [1]), (1.8, [1]), (1.7, [1, 2])):
         publish(tracker, write_fits(tmp_path, planted(floor)), pytest.fail)
         assert versions(tracker) == expected
@@ -102,9 +102,9 @@ def test_only_another_fit_makes_another_version(tmp_path: Path) -> None:
     assert sorted(statuses) == ["finished", "superseded"]
 
 
-def test_what_is_not_identifiable_is_told_but_no_model(tmp_path: Path) -> None:
+def test_what_is_not_identifiable_is_told_but_no_model(database: str, tmp_path: Path) -> None:
     """Three points give no law."""
-    tracker = Tracker(None, tmp_path, "quickstart")
+    tracker = Tracker(database, tmp_path, "tiny")
     publish(tracker, write_fits(tmp_path, planted(1.8).iloc[:3]), pytest.fail)
     (run,) = fit_runs(tracker)
     assert int(run.data.tags["warnings"]) > 0

@@ -17,12 +17,6 @@ from pipeline.tracking import Tracker, scrubbed
 Attempt = Callable[..., Path]
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One migrated database for all tests: making one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
-
-
 @pytest.fixture
 def tracker(database: str, tmp_path: Path) -> Tracker:
     return Tracker(database, tmp_path, tmp_path.name)
