@@ -3,7 +3,7 @@
 import datetime
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,10 @@ class Place:
     port: int = 0
     cuda: bool = False
     threads: int = 1
+
+    def at(self, address: str, port: int) -> "Place":
+        """The same place in a gang that meets there."""
+        return replace(self, address=address, port=port)
 
     def environment(self) -> dict[str, str]:
         """What DeepSpeed reads; without one of the five it falls through to MPI."""
@@ -77,7 +81,7 @@ class Ranks:
 
 
 def open_store(address: str, world: int) -> tuple[Any, int]:
-    """Rank 0's store, listening at `address` on a port that the system chose; one rank needs none."""
+    """Rank 0's store, at `address` on a port that the system chose; one rank needs none."""
     if world == 1:
         return torch.distributed.HashStore(), 0  # type: ignore[attr-defined]
     listener = socket.create_server((address, 0))

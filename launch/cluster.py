@@ -1,0 +1,62 @@
+"""The Ray cluster that gangs run on: this machine's own, or one that is there."""
+
+import os
+from pathlib import Path
+
+import ray
+
+QUIET = {
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def local(cpus: int, gpus: int = 0, temp_dir: Path | None = None) -> None:
+    """Start a cluster of this process's own, on loopback, which ends with it or at `shutdown`.
+
+    `temp_dir` must be short: Ray keeps sockets in it, whose paths may have 107 bytes.
+    """
+    _connect(
+        address="local",
+        num_cpus=cpus,
+        num_gpus=gpus,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=str(temp_dir) if temp_dir else None,
+    )
+
+
+def connect(address: str) -> None:
+    """Join a running cluster. Off this machine only with Ray's token authentication.
+
+    Raises:
+        ValueError: the address is not loopback and RAY_AUTH_MODE is not `token`, so anybody who
+            reaches the cluster could run code on it (CVE-2023-48022).
+    """
+    host = address.removeprefix("ray://").rsplit(":", 1)[0]
+    loopback = host in ("auto", "localhost", "127.0.0.1", "::1")
+    mode = os.environ.get("RAY_AUTH_MODE", "unset")
+    if not loopback and mode != "token":
+        raise ValueError(
+            f"cluster address {address} is not on this machine and RAY_AUTH_MODE is {mode}; "
+            "allowed: RAY_AUTH_MODE=token"
+        )
+    _connect(address=address)
+
+
+def shutdown() -> None:
+    """Leave the cluster; one that `local` started ends."""
+    ray.shutdown()
+
+
+def _connect(**options: object) -> None:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    ray.init(log_to_driver=False, logging_level="ERROR", **options)
+
+
+def resources() -> dict[str, float]:
+    """What the cluster has in all: CPU, GPU, memory in bytes."""
+    total: dict[str, float] = ray.cluster_resources()
+    return total

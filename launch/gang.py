@@ -1,0 +1,136 @@
+"""Gangs: the ranks of a job as Ray actors that stay warm from one run to the next.
+
+Nothing here waits for Ray but `wait_any`. A gang starts in the background and queues its first run
+behind its start. One that failed in any way is closed and never used again: a new one costs
+seconds, and a process group with a lost member cannot be mended.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from launch.config import ParallelConfig, RunConfig
+from launch.journal import FILE, End, Journal, Status, read_progress
+from launch.ranks import Place
+from launch.worker import STOP_FILE, Worker
+
+SOUND: tuple[Status, ...] = ("finished", "diverged", "cancelled", "preempted")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, and whether its gang may train the next one."""
+
+    status: Status
+    reason: str = ""
+    step: int = 0
+    is_worker_sound: bool = True
+
+
+class Gang:
+    """`parallel.ranks` processes of `parallel.threads` CPUs, packed on one node if they fit."""
+
+    def __init__(self, parallel: ParallelConfig) -> None:
+        self.parallel = parallel
+        threads, gpus = parallel.threads or 1, parallel.gpus_per_rank
+        bundle = {"CPU": float(threads)} | ({"GPU": gpus} if gpus else {})
+        self._group = placement_group([bundle] * parallel.ranks, strategy="PACK")
+        self._actors = [self._actor(rank, bundle) for rank in range(parallel.ranks)]
+        meeting = self._actors[0].meet.remote(parallel.ranks)
+        self._joined = [
+            actor.join.remote(Place(rank, parallel.ranks, cuda=gpus > 0, threads=threads), meeting)
+            for rank, actor in enumerate(self._actors)
+        ]
+        self._runs: list[Any] = []
+        self._folder: Path | None = None
+
+    def _actor(self, rank: int, bundle: dict[str, float]) -> Any:
+        options = {
+            "num_cpus": bundle["CPU"],
+            "num_gpus": bundle.get("GPU", 0),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                self._group, placement_group_bundle_index=rank
+            ),
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(int(bundle["CPU"]))}},
+        }
+        return ray.remote(Worker).options(**options).remote()
+
+    def submit(self, config: RunConfig, folder: Path) -> None:
+        """Begin the run in `folder`, or go on with it; returns at once."""
+        assert not self._runs, "one run at a time"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / STOP_FILE).unlink(missing_ok=True)
+        config.write(folder / "config.json")
+        self._folder = folder
+        text = config.model_dump_json().encode()
+        self._runs = [actor.train.remote(text, str(folder)) for actor in self._actors]
+
+    def stop(self, status: Status = "preempted") -> None:
+        """Ask the run to save its state and end with this status."""
+        assert self._folder, "no run was submitted"
+        (self._folder / STOP_FILE).write_text(status)
+
+    def outcome(self) -> Outcome | None:
+        """The run's end, once; None while it goes on."""
+        assert self._folder, "no run was submitted"
+        done, going = ray.wait(self._runs, num_returns=len(self._runs), timeout=0)
+        problems = [problem for run in done if (problem := _problem(run))]
+        if problems:
+            return self._failed(problems)
+        if going:
+            return None
+        end: End = ray.get(self._runs[0])
+        self._runs = []
+        return Outcome(end.status, end.reason, end.step, is_worker_sound=end.status in SOUND)
+
+    def _failed(self, problems: list[str]) -> Outcome:
+        """Kill every rank, so that none writes on, and close the journal's attempt."""
+        assert self._folder
+        self.close()
+        reason = problems[0]
+        if started := _problem_of_any(self._joined):
+            reason = f"the gang did not start: {started}"
+        step = read_progress(self._folder).step
+        with Journal(self._folder / FILE) as journal:
+            journal.append(
+                {"kind": "end", "step": step, "status": "failed", "reason": reason}, sync=True
+            )
+        return Outcome("failed", reason, step, is_worker_sound=False)
+
+    def close(self) -> None:
+        """End the processes, whatever they are doing, and free their place."""
+        for actor in self._actors:
+            ray.kill(actor)
+        remove_placement_group(self._group)
+        self._runs = []
+
+
+def _problem(run: Any) -> str | None:
+    """What a finished call raised, in one line."""
+    try:
+        ray.get(run)
+    except RayTaskError as error:
+        return f"{type(error.cause).__name__}: {error.cause}"
+    except RayActorError as error:
+        return f"a rank's process died: {str(error).splitlines()[0]}"
+    return None
+
+
+def _problem_of_any(calls: Sequence[Any]) -> str | None:
+    done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
+    return next((problem for call in done if (problem := _problem(call))), None)
+
+
+def wait_any(gangs: Sequence[Gang], timeout: float) -> list[tuple[Gang, Outcome]]:
+    """Those whose run has ended, after at most `timeout` seconds."""
+    runs = [run for gang in gangs for run in gang._runs]
+    if runs:
+        ray.wait(runs, num_returns=1, timeout=timeout)
+    ended = ((gang, gang.outcome()) for gang in gangs)
+    return [(gang, outcome) for gang, outcome in ended if outcome]

@@ -1,0 +1,95 @@
+"""What runs in a rank's process: it joins its gang once, and then trains run after run."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from launch.config import RunConfig
+from launch.journal import End
+from launch.ranks import Place, Ranks, open_store
+
+STOP_FILE = "stop"
+"""Written into a run's folder, it asks every rank to stop; its text is the status to end with."""
+STOP_SECONDS = 0.5
+
+
+class Worker:
+    """Methods are called in order, one at a time, and in the process's main thread."""
+
+    def __init__(self) -> None:
+        self._store: Any = None
+
+    def meet(self, world: int) -> tuple[str, int]:
+        """Rank 0 opens the store that all meet at."""
+        address = "127.0.0.1" if world == 1 else _address()
+        self._store, port = open_store(address, world)
+        return address, port
+
+    def join(self, place: Place, meeting: tuple[str, int]) -> None:
+        """Join the gang and import what training needs, so that the first run starts warm."""
+        os.environ.update(place.at(*meeting).environment())
+        self._ranks = Ranks(place.at(*meeting), self._store)
+        import launch.train  # noqa: F401
+
+    def train(self, config_json: bytes, folder: str) -> End:
+        from launch.train import train
+
+        config = RunConfig.model_validate_json(config_json)
+        run = Path(folder)
+        with _output_to(run / f"rank-{self._ranks.rank}.log"), StopRequest(run) as request:
+            return train(config, run, self._ranks, request)
+
+
+class StopRequest:
+    """Whether to stop: SIGTERM, as a preempted machine sends it, or the run's stop file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / STOP_FILE
+        self._looked = 0.0
+        self._wanted: str | None = None
+
+    def __enter__(self) -> "StopRequest":
+        self._before = signal.signal(signal.SIGTERM, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _on_signal(self, *_: object) -> None:
+        self._wanted = "preempted"
+
+    def __call__(self) -> Any:
+        now = time.monotonic()
+        if self._wanted is None and now - self._looked > STOP_SECONDS:
+            self._looked = now
+            with contextlib.suppress(FileNotFoundError):
+                self._wanted = self._path.read_text()
+        return self._wanted
+
+
+@contextlib.contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Send this process's output to a file: libraries print, and C++ does too."""
+    with path.open("ab") as log:
+        kept = [os.dup(stream) for stream in (1, 2)]
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for stream, before in zip((1, 2), kept, strict=True):
+                os.dup2(before, stream)
+                os.close(before)
+
+
+def _address() -> str:
+    """This machine's address as its peers see it."""
+    return socket.gethostbyname(socket.gethostname())
