@@ -141,11 +141,17 @@ class Profiles:
 
 
 def isoflop_profiles(
-    table: Table | pd.DataFrame, *, resamples: int = 1000, seed: int = 0, level: float = LEVEL
+    table: Table | pd.DataFrame,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = LEVEL,
+    frontier: bool = True,
 ) -> Profiles:
     """Fit the profiles of every budget and the line through their vertices.
 
-    A budget without a minimum among its points is refused by name and left out. Raises
+    `frontier` also fits the vertices' losses, so that allocations can tell a loss. A budget
+    without a minimum among its points is refused by name and left out. Raises
     `RefusedError` where fewer than two budgets remain.
     """
     table = Table.read(table)
@@ -169,7 +175,7 @@ def isoflop_profiles(
     vertex_RG = np.stack([vertex for vertex, _ in solved], axis=1)
     minimum_RG = np.stack([minimum for _, minimum in solved], axis=1)
     line_R = _lines(np.log(flops / pivot), vertex_RG)
-    frontier = _frontier(flops / pivot, minimum_RG)
+    depths = _frontier(flops / pivot, minimum_RG) if frontier else None
     lost = float(np.isnan(vertex_RG[1:]).any(axis=1).mean()) if resamples else 0.0
     if lost > (1 - level) / 2:
         message = f"in {lost:.0%} of resamples some budget has no minimum"
@@ -180,8 +186,8 @@ def isoflop_profiles(
         pivot=pivot,
         line=line_R[0],
         line_samples=line_R[1:],
-        frontier_P=None if frontier is None else frontier[0],
-        frontier_samples=None if frontier is None else frontier[1:],
+        frontier_P=None if depths is None else depths[0],
+        frontier_samples=None if depths is None else depths[1:],
         largest=float(table.flops.max()),
         notices=(*table.notices, *notices),
         level=level,
@@ -200,8 +206,8 @@ def budgets(table: Table) -> list[NDArray[np.intp]]:
 
 
 def noise_free_bias(
-    table: Table | pd.DataFrame, law: Law, values: Mapping[str, Array], flops: float
-) -> tuple[float, float]:
+    table: Table | pd.DataFrame, law: Law, values: Mapping[str, Array], flops: Array | float
+) -> tuple[Array, Array]:
     """Relative errors of Approach 2's N* and D* at `flops` on this design, were `law` exact.
 
     A parabola is not the shape of a profile, so the vertices are off even without noise; how
@@ -209,11 +215,13 @@ def noise_free_bias(
     """
     table = Table.read(table)
     exact = law.predict(values, table.columns(law.columns))
-    found = isoflop_profiles(replace(table, frame=table.frame.assign(loss=exact)), resamples=0)
+    found = isoflop_profiles(
+        replace(table, frame=table.frame.assign(loss=exact)), resamples=0, frontier=False
+    )
     truth = law.optimum(values, flops, found.rule)
     params = found.params(flops, found.line)
     tokens = found.rule.tokens(flops, params) / found.rule.tokens(flops, truth)
-    return float(params / truth - 1), float(tokens - 1)
+    return params / truth - 1, tokens - 1
 
 
 class _Sheet:

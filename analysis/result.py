@@ -150,11 +150,16 @@ class Fit:
         samples = self.law.predict(self.samples, given)
         if noise:
             samples = samples * np.exp(self._noise(samples.shape))
+        low, high = self.ends(samples)
+        return Prediction(value, np.maximum(low, 0.0), high)
+
+    def ends(self, samples_RX: Array) -> Array:
+        """Both ends of the intervals of resampled quantities (2, X); infinite where unknown."""
+        if not self.identifiable or not len(samples_RX):
+            unbounded = np.full(samples_RX.shape[1:], np.inf)
+            return np.stack([-unbounded, unbounded])
         tail = (1 - self.level) / 2
-        low, high = np.quantile(samples, [tail, 1 - tail], axis=0)
-        if not self.identifiable:
-            low, high = np.zeros_like(value), np.full_like(value, np.inf)
-        return Prediction(value, low, high)
+        return np.asarray(np.quantile(samples_RX, [tail, 1 - tail], axis=0))
 
     def _noise(self, shape: tuple[int, ...]) -> Array:
         residuals = np.array(self.diagnostics.residuals)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from analysis.laws.base import Array, Problem
 
 DELTA = 1e-3
-CHUNK = 256
-"""Problems solved side by side: enough to amortise Python, few enough to stay in cache."""
+CHUNK = 60_000
+"""Residuals handled side by side: enough to amortise Python, few enough to stay in cache."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,21 @@ def minimise(
 ) -> Solution:
     """Minimise from each start; target and weights are (R, N) or broadcast to it."""
     rows = log_target_RN.shape[-1]
+    if not len(starts_RP):
+        return Solution(starts_RP, np.zeros(0), np.zeros(0, dtype=np.bool_))
     shape = (len(starts_RP), rows)
     target_RN = np.broadcast_to(log_target_RN, shape)
     weights_RN = np.broadcast_to(weights_RN, shape)
+    chunk = max(CHUNK // rows, 32)
     parts = [
         _Descent(
             problem,
-            starts_RP[at : at + CHUNK],
-            target_RN[at : at + CHUNK],
-            weights_RN[at : at + CHUNK],
+            starts_RP[at : at + chunk],
+            target_RN[at : at + chunk],
+            weights_RN[at : at + chunk],
             delta,
         ).run(tolerance, max_iterations)
-        for at in range(0, len(starts_RP), CHUNK)
+        for at in range(0, len(starts_RP), chunk)
     ]
     return Solution(
         np.concatenate([part.theta_RP for part in parts]),

@@ -15,6 +15,7 @@ from analysis.estimate import LEVEL, Estimate
 from analysis.notices import AnalysisError, ApproachesDisagree, Notice, RefusedError
 from analysis.parametric import fit
 from analysis.profiles import Profiles, isoflop_profiles, noise_free_bias
+from analysis.profiles import budgets as profile_groups
 from analysis.result import Allocation, Fit
 from analysis.table import Exclusion, Table
 
@@ -146,7 +147,7 @@ def _baseline(baseline: str | None, names: list[str]) -> str:
 def _budgets(table: Table) -> tuple[float, ...]:
     if table.has("budget"):
         return tuple(float(b) for b in np.unique(table.column("budget")))
-    return (float(table.flops.max()),)
+    return tuple(float(np.exp(np.log(table.flops[at]).mean())) for at in profile_groups(table))
 
 
 def _study(
@@ -187,9 +188,11 @@ def _bias(
     table: Table, fitted: Fit, targets: tuple[float, ...]
 ) -> dict[float, tuple[float, float]]:
     try:
-        return {c: noise_free_bias(table, fitted.law, fitted.values, c) for c in targets}
+        params, tokens = noise_free_bias(table, fitted.law, fitted.values, np.array(targets))
     except RefusedError:
         return {}
+    pairs = zip(params.tolist(), tokens.tolist(), strict=True)
+    return dict(zip(targets, pairs, strict=True))
 
 
 def _disagreement(profiles: Profiles, fitted: Fit) -> list[Notice]:
@@ -213,7 +216,9 @@ def _conventions(
         counted = Table(table.frame.assign(params=table.frame[name]))
         found[name] = {}
         try:
-            profiles = isoflop_profiles(counted, resamples=resamples, seed=seed, level=level)
+            profiles = isoflop_profiles(
+                counted, resamples=resamples, seed=seed, level=level, frontier=False
+            )
             found[name]["approach2"] = profiles.a
         except RefusedError:
             pass

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -24,10 +24,11 @@ Dash = Literal["solid", "dash", "dot"]
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis: what it shows, with its unit."""
+    """An axis: what it shows, with its unit; ticks as 30k or, with `powers`, as 3·10⁴."""
 
     label: str
     log: bool = False
+    powers: bool = False
     limits: tuple[float, float] | None = None
 
 
@@ -119,6 +120,7 @@ class ColourScale:
     label: str
     low: float
     high: float
+    powers: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,6 @@ class Chart:
     panels: tuple[Panel, ...]
     scale: ColourScale | None = None
     share_y: bool = False
-    labels: tuple[str, ...] = field(default=())
 
 
 def category(index: int) -> tuple[str, str]:
@@ -193,6 +194,11 @@ def number(value: float, digits: int = 2) -> str:
     if 1e-2 <= abs(value) < 1e3:
         return f"{value:.{max(digits, 3)}g}"
     return power(value, digits)
+
+
+def tick_text(value: float, powers: bool) -> str:
+    """A tick's label."""
+    return power(value) if powers else number(value)
 
 
 def power(value: float, digits: int = 2) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.compare import gain_at_budget
 from analysis.estimate import Estimate
-from analysis.laws.base import Array
+from analysis.laws.base import Array, Values
 from analysis.plots.chart import (
     INK,
     Axis,
@@ -27,13 +27,17 @@ from analysis.plots.chart import (
     number,
     power,
 )
+from analysis.plots.frame import framed
 from analysis.profiles import Profile
+from analysis.result import Fit
 from analysis.study import ArchitectureStudy, StudyAnalysis
 
-FLOPS = Axis("training compute C (FLOPs)", log=True)
+FLOPS = Axis("training compute C (FLOPs)", log=True, powers=True)
 PARAMS = Axis("parameters N", log=True)
 LOSS = Axis("loss L (nats/token)", log=True)
 ENVELOPE_BINS = 100
+LABELLED_BUDGETS = 8
+"""With more budgets than this a colour bar takes the legend's place."""
 POINTS_OF_A_LINE = 60
 
 
@@ -63,7 +67,8 @@ def loss_curves(study: StudyAnalysis, curves: pd.DataFrame | None) -> Chart:
         lowest = envelope(points["flops"].to_numpy(float), points["loss"].to_numpy(float))
         marks.append(Line(*lowest, "#D55E00", "envelope of the runs", width=1.8))
         if part.approach3 and part.approach3.identifiable:
-            flops = _span_of(study)
+            own = part.table.flops
+            flops = np.geomspace(own.min(), own.max(), POINTS_OF_A_LINE)
             law = part.approach3.frontier(flops)[2]
             marks.append(Line(flops, law, INK, "fitted frontier", width=1.2, dash="dash"))
         panels.append(Panel(FLOPS, LOSS, tuple(marks), name))
@@ -72,12 +77,13 @@ def loss_curves(study: StudyAnalysis, curves: pd.DataFrame | None) -> Chart:
 
 def isoflop_profiles(study: StudyAnalysis) -> Chart:
     """Loss against size at each budget, the parabola, and its vertex with its interval."""
-    scale = ColourScale("training compute C (FLOPs)", study.budgets[0], study.budgets[-1])
+    scale = ColourScale(FLOPS.label, study.budgets[0], study.budgets[-1], powers=True)
+    labelled = len(study.budgets) <= LABELLED_BUDGETS
     panels = []
     for name, part in study.architectures.items():
         marks: list[Mark] = []
         for profile in part.approach2.profiles if part.approach2 else ():
-            marks += _profile(profile, log_shade(profile.flops, scale))
+            marks += _profile(profile, log_shade(profile.flops, scale), labelled)
         vertices = [p for p in part.approach2.profiles if p.vertex] if part.approach2 else []
         if vertices:
             line = Line(
@@ -88,17 +94,23 @@ def isoflop_profiles(study: StudyAnalysis) -> Chart:
                 dash="dot",
             )
             marks.append(line)
+        if not part.approach2:
+            sizes, losses = part.table.column("params"), part.table.column("loss")
+            colours = [log_shade(c, scale) for c in part.table.flops]
+            marks.append(Points(sizes, losses, colours, "no profile", filled=False, size=3.6))
         panels.append(Panel(PARAMS, LOSS, tuple(marks), name))
-    return Chart("isoflop_profiles", "IsoFLOP profiles", tuple(panels), scale, share_y=True)
+        bar = None if labelled else scale
+    return Chart("isoflop_profiles", "IsoFLOP profiles", tuple(panels), bar, share_y=True)
 
 
-def _profile(profile: Profile, colour: str) -> Iterator[Mark]:
-    label = f"{power(profile.flops)} FLOPs"
+def _profile(profile: Profile, colour: str, labelled: bool) -> Iterator[Mark]:
+    budget = f"{power(profile.flops)} FLOPs"
     hover = [
         f"N = {number(n, 3)}, L = {v:.4f}"
         for n, v in zip(profile.params, profile.losses, strict=True)
     ]
     kept = profile.vertex is not None
+    label = budget if labelled else None
     yield Points(profile.params, profile.losses, colour, label, filled=kept, size=3.6, hover=hover)
     sizes = np.geomspace(profile.params.min(), profile.params.max(), POINTS_OF_A_LINE)
     yield Line(sizes, profile.curve(sizes), colour, width=1.2, dash="solid" if kept else "dot")
@@ -111,13 +123,13 @@ def _profile(profile: Profile, colour: str) -> Iterator[Mark]:
             symbol="star",
             size=8,
             x_ends=_ends([profile.vertex]),
-            hover=[f"N* = {profile.vertex:.3g} at {label}"],
+            hover=[f"N* = {profile.vertex:.3g} at {budget}"],
         )
 
 
 def allocation(study: StudyAnalysis) -> Chart:
     """N*, D* and D*/N* against compute: the fitted surface's with its band, and the vertices'."""
-    flops = _span_of(study, beyond=True)
+    flops = _span_of(study)
     panels = []
     for title, axis, pick in (
         ("optimal size", Axis("parameters N*", log=True), "params"),
@@ -127,7 +139,7 @@ def allocation(study: StudyAnalysis) -> Chart:
         marks: list[Mark] = [_beyond(study)]
         for index, (name, part) in enumerate(study.architectures.items()):
             marks += _allocation(part, name, index, pick, flops)
-        panels.append(Panel(FLOPS, axis, tuple(marks), title))
+        panels.append(framed(Panel(FLOPS, axis, tuple(marks), title)))
     return Chart("allocation", "Compute-optimal allocation", tuple(panels))
 
 
@@ -136,12 +148,9 @@ def _allocation(
 ) -> Iterator[Mark]:
     colour, symbol = category(index)
     if part.approach3 and part.approach3.identifiable:
-        estimates: list[Estimate] = [
-            getattr(part.approach3.allocate(float(c)), pick) for c in flops
-        ]
-        low, high = _ends(estimates)
+        value, low, high = _frontier(part.approach3, pick, flops)
         yield Band(flops, low, high, colour)
-        yield Line(flops, np.array([e.value for e in estimates]), colour, f"{name}: fitted surface")
+        yield Line(flops, value, colour, f"{name}: fitted surface")
     if part.approach2:
         found = [p for p in part.approach2.profiles if p.vertex]
         vertices = [_vertex(part, p, pick) for p in found]
@@ -158,6 +167,18 @@ def _allocation(
                 f"{name}, {power(p.flops)} FLOPs: {e}" for p, e in zip(found, vertices, strict=True)
             ],
         )
+
+
+def _frontier(fitted: Fit, pick: str, flops: Array) -> tuple[Array, Array, Array]:
+    """A quantity along the frontier, and both ends of its interval."""
+
+    def quantity(values: Values) -> Array:
+        params, tokens, loss = fitted.frontier(flops, values)
+        picked = {"params": params, "tokens": tokens, "loss": loss}
+        return tokens / params if pick == "tokens_per_param" else picked[pick]
+
+    low, high = fitted.ends(quantity(fitted.samples))
+    return quantity(fitted.values), low, high
 
 
 def _vertex(part: ArchitectureStudy, profile: Profile, pick: str) -> Estimate:
@@ -198,7 +219,8 @@ def residuals(study: StudyAnalysis) -> Chart:
 
 def comparison(study: StudyAnalysis) -> Chart:
     """Frontiers of the architectures, and the compute each saves against the baseline."""
-    flops = _span_of(study, beyond=True)
+    flops = _span_of(study)
+    at_gains = np.append(flops[:-1:3], flops[-1])
     frontiers: list[Mark] = [_beyond(study)]
     gains: list[Mark] = [_beyond(study), Level(1.0, study.baseline)]
     base = study.architectures[study.baseline].approach3
@@ -206,29 +228,25 @@ def comparison(study: StudyAnalysis) -> Chart:
         colour, symbol = category(index)
         law = part.approach3
         if law and law.identifiable:
-            losses = [law.allocate(float(c)).loss for c in flops]
-            ends = _ends([loss for loss in losses if loss])
-            frontiers.append(Band(flops, *ends, colour))
-            frontiers.append(Line(flops, law.frontier(flops)[2], colour, name))
+            value, low, high = _frontier(law, "loss", flops)
+            frontiers.append(Band(flops, low, high, colour))
+            frontiers.append(Line(flops, value, colour, name))
         if part.approach2:
             found = [(p.flops, p.minimum) for p in part.approach2.profiles if p.minimum]
             at, depth = np.array([c for c, _ in found]), [m for _, m in found]
             values = np.array([m.value for m in depth])
             frontiers.append(Points(at, values, colour, symbol=symbol, y_ends=_ends(depth)))
         if law and base and name != study.baseline and law.identifiable and base.identifiable:
-            over = [gain_at_budget(law, base, float(c)).gain for c in flops[::3]]
-            gains.append(Band(flops[::3], *_ends(over), colour))
-            gains.append(Line(flops[::3], np.array([e.value for e in over]), colour))
+            over = [gain_at_budget(law, base, float(c)).gain for c in at_gains]
+            gains.append(Band(at_gains, *_ends(over), colour))
+            gains.append(Line(at_gains, np.array([e.value for e in over]), colour))
+    gain = Axis(f"compute gain over {study.baseline} (×)", log=True)
     return Chart(
         "architectures",
         "Architectures compared",
         (
-            Panel(FLOPS, Axis("optimal loss L* (nats/token)", log=True), tuple(frontiers)),
-            Panel(
-                FLOPS,
-                Axis(f"compute-equivalent gain over {study.baseline} (×)", True),
-                tuple(gains),
-            ),
+            framed(Panel(FLOPS, Axis("optimal loss L* (nats/token)", log=True), tuple(frontiers))),
+            framed(Panel(FLOPS, gain, tuple(gains))),
         ),
     )
 
@@ -254,10 +272,8 @@ def _points_of(part: ArchitectureStudy, curves: pd.DataFrame | None) -> pd.DataF
     return pd.concat([mine[["run", "flops", "loss"]], final]).sort_values("flops", kind="stable")
 
 
-def _span_of(study: StudyAnalysis, beyond: bool = False) -> Array:
-    flops = study.table.flops
-    high = study.targets[-1] if beyond else float(flops.max())
-    return np.geomspace(float(flops.min()), high, POINTS_OF_A_LINE)
+def _span_of(study: StudyAnalysis) -> Array:
+    return np.geomspace(float(study.table.flops.min()), study.targets[-1], POINTS_OF_A_LINE)
 
 
 def _beyond(study: StudyAnalysis) -> Span:

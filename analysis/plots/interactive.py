@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from analysis.plots.chart import (
     Panel,
     Points,
     Span,
-    number,
     shade,
+    tick_text,
     ticks,
 )
 
@@ -53,9 +54,9 @@ def draw(chart: Chart) -> go.Figure:
     )
     seen: set[str] = set()
     for column, panel in enumerate(chart.panels, 1):
+        _axes(figure, chart, column)
         for mark in panel.marks:
             _mark(figure, mark, column, seen)
-        _axes(figure, panel, column, bare=chart.share_y and column > 1)
     if chart.scale:
         _colour_bar(figure, chart)
     figure.update_layout(
@@ -77,32 +78,36 @@ def save(chart: Chart, path: Path) -> Path:
     return path
 
 
-def _axes(figure: go.Figure, panel: Panel, column: int, bare: bool) -> None:
-    for axis, update in ((panel.x, figure.update_xaxes), (panel.y, figure.update_yaxes)):
-        hidden = bare and update == figure.update_yaxes
-        options: dict[str, Any] = {"title_text": "" if hidden else axis.label}
-        options |= {"linecolor": INK, "ticks": "outside", "gridcolor": "#ececec", "zeroline": False}
+def _axes(figure: go.Figure, chart: Chart, column: int) -> None:
+    panel = chart.panels[column - 1]
+    bare = chart.share_y and column > 1
+    beside = chart.panels if chart.share_y else (panel,)
+    for horizontal, axis, shown in ((True, panel.x, (panel,)), (False, panel.y, beside)):
+        title = "" if bare and not horizontal else axis.label
+        options: dict[str, Any] = {"title_text": title, "zeroline": False}
+        options |= {"linecolor": INK, "ticks": "outside", "gridcolor": "#ececec"}
         if axis.log:
-            options |= {"type": "log"} | _log_ticks(axis, panel, update == figure.update_xaxes)
+            options |= {"type": "log"} | _log_ticks(axis, shown, horizontal)
         elif axis.limits:
             options["range"] = axis.limits
+        update = figure.update_xaxes if horizontal else figure.update_yaxes
         update(row=1, col=column, **options)
 
 
-def _log_ticks(axis: Axis, panel: Panel, horizontal: bool) -> dict[str, Any]:
-    low, high = axis.limits or _extent(panel, horizontal)
+def _log_ticks(axis: Axis, shown: Sequence[Panel], horizontal: bool) -> dict[str, Any]:
+    low, high = axis.limits or _extent(shown, horizontal)
     at = ticks(low, high)
     return {
         "range": [float(np.log10(low)), float(np.log10(high))],
         "tickvals": at,
-        "ticktext": [number(value) for value in at],
+        "ticktext": [tick_text(value, axis.powers) for value in at],
     }
 
 
-def _extent(panel: Panel, horizontal: bool) -> tuple[float, float]:
+def _extent(shown: Sequence[Panel], horizontal: bool) -> tuple[float, float]:
     """Range of the finite, positive values drawn, with a margin."""
     found: list[Array] = []
-    for mark in panel.marks:
+    for mark in (mark for panel in shown for mark in panel.marks):
         match mark:
             case Line() | Points() | Contours():
                 found.append(np.ravel(mark.x if horizontal else mark.y))
@@ -170,18 +175,36 @@ def _mark(figure: go.Figure, mark: Mark, column: int, seen: set[str]) -> None:
                 fillcolor="#000000",
                 opacity=0.04,
                 line_width=0,
-                annotation_text=mark.text,
-                annotation_position="top right",
-                annotation_font={"color": MUTED, "size": 11},
+                layer="below",
+                exclude_empty_subplots=False,
+                **at,
+            )
+            figure.add_annotation(
+                x=float(np.log10(mark.right)),
+                y=1,
+                yref="y domain",
+                text=mark.text,
+                showarrow=False,
+                xanchor="right",
+                font={"color": MUTED, "size": 11},
                 **at,
             )
         case Level():
             figure.add_hline(
                 mark.y,
                 line={"color": MUTED, "width": 1.2, "dash": "dash"},
-                annotation_text=mark.text,
-                annotation_position="bottom left",
-                annotation_font={"color": MUTED, "size": 11},
+                exclude_empty_subplots=False,
+                **at,
+            )
+            figure.add_annotation(
+                x=0,
+                xref="x domain",
+                y=float(np.log10(mark.y)) if mark.y > 0 else mark.y,
+                text=mark.text,
+                showarrow=False,
+                xanchor="left",
+                yanchor="bottom",
+                font={"color": MUTED, "size": 11},
                 **at,
             )
         case Contours():
@@ -261,7 +284,7 @@ def _colour_bar(figure: go.Figure, chart: Chart) -> None:
                 "colorbar": {
                     "title": {"text": scale.label, "side": "right"},
                     "tickvals": [float(np.log10(value)) for value in at],
-                    "ticktext": [number(value) for value in at],
+                    "ticktext": [tick_text(value, scale.powers) for value in at],
                     "thickness": 12,
                     "outlinewidth": 0,
                 },

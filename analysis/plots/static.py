@@ -29,8 +29,8 @@ from analysis.plots.chart import (
     Panel,
     Points,
     Span,
-    number,
     shade,
+    tick_text,
     ticks,
 )
 
@@ -95,7 +95,7 @@ def draw(chart: Chart) -> Figure:
             bar = figure.colorbar(mappable, ax=list(every), pad=0.01, aspect=30)
             bar.set_label(chart.scale.label)
             bar.outline.set_visible(False)
-            _log_ticks(bar.ax.yaxis, chart.scale.low, chart.scale.high)
+            _log_ticks(bar.ax.yaxis, chart.scale.low, chart.scale.high, chart.scale.powers)
         _legend(figure, every)
         return figure
 
@@ -112,6 +112,8 @@ def _legend(figure: Figure, every: Sequence[Axes]) -> None:
     for axes in every:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
+    # Stars mark what is derived from the other entries: they come last.
+    entries = dict(sorted(entries.items(), key=lambda entry: "vertex" in entry[0]))
     if entries:
         figure.legend(
             list(entries.values()),
@@ -140,13 +142,13 @@ def _axis(axes: Axes, axis: Axis, side: str) -> None:
         getattr(axes, f"set_{side}lim")(axis.limits)
     if axis.log:
         low, high = getattr(axes, f"get_{side}lim")()
-        _log_ticks(getattr(axes, f"{side}axis"), low, high)
+        _log_ticks(getattr(axes, f"{side}axis"), low, high, axis.powers)
 
 
-def _log_ticks(axis: mpl.axis.Axis, low: float, high: float) -> None:
+def _log_ticks(axis: mpl.axis.Axis, low: float, high: float, powers: bool) -> None:
     at = ticks(low, high)
     axis.set_major_locator(FixedLocator(at))
-    axis.set_major_formatter(FixedFormatter([number(value) for value in at]))
+    axis.set_major_formatter(FixedFormatter([tick_text(value, powers) for value in at]))
     axis.set_minor_locator(NullLocator())
 
 
