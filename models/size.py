@@ -73,11 +73,11 @@ def depths(recipe: Recipe, width: int) -> tuple[int, ...]:
 
 
 def widths() -> Iterator[int]:
-    """16, 24, 32, …: steps of 8, doubling with every octave from 128 up, at most 128."""
-    width = 16
+    """8, 12, 16, 24, 32, …: steps of 8 from 16, doubling with every octave from 128, at most 128."""
+    width = 8
     while True:
         yield width
-        width += min(128, max(8, 1 << (width.bit_length() - 4)))
+        width += 4 if width < 16 else min(128, max(8, 1 << (width.bit_length() - 4)))
 
 
 def _rung(recipe: Recipe, width: int, vocab_size: int) -> list[ModelConfig]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,7 +62,10 @@ DebugOption = Annotated[
 
 def _console(as_json: bool = False) -> Console:
     """Where people read: standard output, or standard error where that is for JSON."""
-    return Console(stderr=as_json, highlight=False)
+    console = Console(stderr=as_json, highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 132)  # a log file has no edge
+    return console
 
 
 def _print_json(value: Any) -> None:
@@ -118,9 +122,9 @@ def fit(
     from pipeline.config import load_study
     from pipeline.study import fit_study
 
-    analysis = fit_study(load_study(study, overrides), _console(as_json))
+    document = fit_study(load_study(study, overrides), _console(as_json))
     if as_json:
-        _print_json(json.loads(analysis.to_json()))
+        _print_json(document["analysis"])
 
 
 @app.command(epilog="Example: isoflop predict quickstart --flops 1e15 --architecture dense")
@@ -175,9 +179,10 @@ def ui(
 ) -> None:
     """Open MLflow over a study's store, on loopback only."""
     from pipeline.config import load_study
-    from pipeline.tracking import serve_ui
+    from pipeline.mlflow_ui import serve_ui
 
-    serve_ui(load_study(study, overrides).folder, port)
+    say = partial(_console().print, markup=False)
+    sys.exit(serve_ui(load_study(study, overrides).folder, port, say=say))
 
 
 @app.command(epilog="Example: isoflop doctor --json")

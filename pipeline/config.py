@@ -92,7 +92,7 @@ class ParallelSettings(Strict):
     """Ranks of every run, and how its state is sharded over them."""
 
     ranks: Annotated[int, Field(ge=1)] = 1
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
+    zero_stage: Literal[0, 1, 2, 3] = 1
     expert_parallel: Count | None = Field(
         default=None, description="null: all ranks, for models with experts"
     )

@@ -44,7 +44,7 @@ def _line(fault: Any, key: Key, owner: type[BaseModel] | None, where: Callable[[
 
 
 def _allowed(fault: Any, owner: type[BaseModel] | None, key: Key, given: Any) -> str:
-    kind, message, context = fault["type"], fault["msg"], fault.get("ctx", {})
+    kind, message, context = fault["type"], str(fault["msg"]), fault.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
     if kind == "extra_forbidden":

@@ -25,7 +25,7 @@ def fitted(study: Study, frame: pd.DataFrame) -> dict[str, Any] | None:
 
 def fit_table(study: Study, frame: pd.DataFrame, curves: pd.DataFrame) -> dict[str, Any]:
     """Fit both approaches to every architecture; write ``fits/*.json`` and ``plots/*``."""
-    from analysis.plots import write_plots
+    from analysis.plots import write
     from analysis.study import analyze
 
     analysis = analyze(
@@ -36,7 +36,7 @@ def fit_table(study: Study, frame: pd.DataFrame, curves: pd.DataFrame) -> dict[s
         resamples=study.fit.resamples,
         seed=study.fit.seed,
     )
-    write_plots(analysis, study.folder / "plots", curves=curves)
+    write(analysis, study.folder / "plots", curves)
     for name, architecture in analysis.architectures.items():
         if architecture.approach3 is not None:
             write_text(study.folder / "fits" / f"{name}.json", architecture.approach3.to_json())

@@ -36,17 +36,7 @@ def new_table(title: str, columns: Sequence[str], left: int = 1) -> Table:
 def preflight(plan: Plan, seconds: dict[str, float], slots: int, wall: float) -> Table:
     """What the plan will do, before it does it: one line for each architecture and budget."""
     title = f"{len(plan.runs)} runs on {slots} slots, about {duration(wall)} of training"
-    columns = [
-        "architecture",
-        "budget",
-        "runs",
-        "parameters",
-        "tokens",
-        "tokens/param",
-        "epochs",
-        "steps",
-        "est.",
-    ]
+    columns = ["", "FLOPs", "runs", "N", "D", "D/N", "epochs", "steps", "est."]
     table = new_table(title, columns)
     rows = [row(run) | {"seconds": seconds[run.fingerprint()]} for run in plan.runs]
     for (architecture, budget), group in groupby(
@@ -78,8 +68,9 @@ def preflight(plan: Plan, seconds: dict[str, float], slots: int, wall: float) ->
         duration(sum(seconds.values())),
     )
     table.caption = (
-        f"unique training tokens {short(plan.tokens.unique)}; budget in training FLOPs, exact; "
-        "est. in core time, from a short measurement"
+        f"N parameters ({plan.runs[0].labels['convention']}), D tokens of "
+        f"{short(plan.tokens.unique)} "
+        "unique; training FLOPs are exact; est. is core time, from a short measurement"
     )
     table.caption_justify = "left"
     return table

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -15,12 +14,15 @@ from pipeline import show
 from pipeline.config import Study, fingerprint
 from pipeline.errors import StudyError
 from pipeline.fits import fit_table, fitted
+from pipeline.forwarder import Forwarder
 from pipeline.lease import leading
-from pipeline.plan import Plan, Tokens, make_plan, run_folder
+from pipeline.plan import Plan, Tokens, make_plan, run_folder, short
 from pipeline.preflight import expected_seconds, makespan
 from pipeline.progress import Task, task
+from pipeline.publish import publish
 from pipeline.records import curves, table, write_table
 from pipeline.sweep import Job, Sweep, unfinished
+from pipeline.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def run_study(study: Study, console: Console, slots: int | None = None) -> dict[
         BusyError: another process leads this study.
         StudyError: a run failed for good, or nothing finished.
     """
-    with leading(study.folder), _machine(study, slots) as machine:
+    with leading(study.folder), Machine(study, slots) as machine:
         ready = _preflight(study, console, machine)
         _train(study, console, machine, ready)
         return _fit(study, console, ready.plan)
@@ -48,7 +50,7 @@ def run_study(study: Study, console: Console, slots: int | None = None) -> dict[
 
 def preflight(study: Study, console: Console, slots: int | None = None) -> Ready:
     """Prepare the tokens, plan, measure and show; train nothing."""
-    with leading(study.folder), _machine(study, slots) as machine:
+    with leading(study.folder), Machine(study, slots) as machine:
         return _preflight(study, console, machine)
 
 
@@ -73,51 +75,46 @@ def jobs(study: Study, plan: Plan, seconds: dict[str, float]) -> list[Job]:
 
 
 class Machine:
-    """The Ray cluster of this process, started when something first needs it, and its slots."""
+    """The slots of this machine, and its Ray cluster, started when something first needs it."""
 
     def __init__(self, study: Study, slots: int | None):
-        self.gpus_per_rank = study.parallel.gpus_per_rank
-        self.ranks = study.parallel.ranks
-        self.cores = len(os.sched_getaffinity(0))
-        self.slots = slots or self._default_slots()
-        self.is_up = False
+        parallel = study.parallel
+        cores, gpus = len(os.sched_getaffinity(0)), _gpus(parallel.gpus_per_rank)
+        self.slots = slots or (int(gpus / parallel.gpus_per_rank) if gpus else cores)
+        self._cpus, self._gpus = max(self.slots, cores), gpus
+        self._is_up = False
+        if self.slots < parallel.ranks:
+            raise StudyError(
+                f"parallel.ranks: given {parallel.ranks}, "
+                f"allowed: at most the {self.slots} slots of this machine"
+            )
 
     def start(self) -> None:
         """Bring Ray up, once."""
-        if not self.is_up:
+        if not self._is_up:
             from launch import cluster
 
-            cluster.local(cpus=max(self.slots, self.cores))
-            self.is_up = True
+            cluster.local(self._cpus, self._gpus)
+            self._is_up = True
 
-    def stop(self) -> None:
-        """Take down what ``start`` brought up."""
-        if self.is_up:
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_up:
             from launch import cluster
 
             cluster.shutdown()
-            self.is_up = False
-
-    def _default_slots(self) -> int:
-        if self.gpus_per_rank == 0:
-            return max(self.cores, self.ranks)
-        import torch
-
-        return max(int(torch.cuda.device_count() / self.gpus_per_rank), 1)
 
 
-@contextmanager
-def _machine(study: Study, slots: int | None) -> Iterator[Machine]:
-    machine = Machine(study, slots)
-    if machine.slots < study.parallel.ranks:
-        raise StudyError(
-            f"parallel.ranks: given {study.parallel.ranks}, "
-            f"allowed: at most the {machine.slots} slots of this machine"
-        )
-    try:
-        yield machine
-    finally:
-        machine.stop()
+def _gpus(per_rank: float) -> int:
+    if per_rank == 0:
+        return 0
+    import torch
+
+    if (found := int(torch.cuda.device_count())) == 0:
+        raise StudyError(f"parallel.gpus_per_rank: given {per_rank}, allowed: 0 as there is no GPU")
+    return found
 
 
 def _preflight(study: Study, console: Console, machine: Machine) -> Ready:
@@ -154,7 +151,7 @@ def _prepare(study: Study, console: Console, machine: Machine) -> Prepared:
         text = prepared.train_tokens * prepared.bytes_per_token
         work.update(
             1,
-            f"{show.short(prepared.train_tokens)} training tokens of {text / 1e6:.1f} MB, "
+            f"{short(prepared.train_tokens)} training tokens of {text / 1e6:.1f} MB, "
             f"vocabulary {prepared.vocab_size}, {prepared.bytes_per_token:.2f} bytes a token",
             total=1,
         )
@@ -171,40 +168,32 @@ def _train(study: Study, console: Console, machine: Machine, ready: Ready) -> No
     if not left:
         return
     from launch import gang
-    from pipeline.forwarder import Forwarder
-    from pipeline.tracking import Tracker
 
     machine.start()
     total = sum(job.expected for job in left)
+    say = partial(console.print, markup=False)
     with task(console, "train", total) as work:
-
-        def change(sweep: Sweep) -> None:
-            remaining = sweep.expected_left
-            over = len(sweep.ended) + len(sweep.failed)
-            names = ", ".join(job.run.name for _, job in sweep.busy.values())
-            work.update(total - remaining, f"{over} of {len(left)} runs ended; now {names}")
-
         sweep = Sweep(
             slots=machine.slots,
             retries=study.train.retries,
             open_worker=gang.Gang,
             wait_any=gang.wait_any,
-            on_change=change,
-            say=lambda line: console.print(line, markup=False),
+            on_change=lambda sweep: _show_sweep(work, sweep, len(left)),
+            say=say,
         )
-        tracker = Tracker(None, study.folder, study.name)
-        with Forwarder(
-            tracker, study.folder / "runs", lambda line: console.print(line, markup=False)
-        ):
+        with Forwarder(tracker(study), study.folder / "runs", say):
             sweep.run(left)
-        busy = sum(job.seconds for job in sweep.ended)
-        work.update(
-            total,
-            f"{len(sweep.ended)} runs, cores busy {busy / (machine.slots * work.elapsed):.0%}",
-        )
+        busy = table(study, ready.plan)["train_seconds"].sum() / machine.slots / work.elapsed
+        work.update(total, f"{len(sweep.ended)} runs ended; slots training {busy:.0%} of the time")
     if sweep.failed:
         names = ", ".join(f"{job.run.name} ({job.folder})" for job in sweep.failed)
         raise StudyError(f"{len(sweep.failed)} runs failed for good: {names}")
+
+
+def _show_sweep(work: Task, sweep: Sweep[Any], runs: int) -> None:
+    over = len(sweep.ended) + len(sweep.failed)
+    names = ", ".join(job.run.name for _, job in sweep.busy.values())
+    work.update(work.total - sweep.expected_left, f"{over} of {runs} runs ended; now {names}")
 
 
 def _fit(study: Study, console: Console, plan: Plan) -> dict[str, Any]:
@@ -218,10 +207,11 @@ def _fit(study: Study, console: Console, plan: Plan) -> dict[str, Any]:
             work.update(0, f"{study.fit.resamples} resamples")
             document = fit_table(study, frame, curves(study, plan))
         work.update(1, f"laws of {', '.join(document['analysis']['architectures'])}")
-    _track(study, console)
-    console.print(show.summary(study, document))
+    publish(tracker(study), document["analysis"], partial(console.print, markup=False))
+    console.print(show.summary(study, document["analysis"]))
     return document
 
 
-def _track(study: Study, console: Console) -> None:
-    raise NotImplementedError
+def tracker(study: Study) -> Tracker:
+    """The study's experiment in its own store."""
+    return Tracker(None, study.folder, study.name)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from launch.config import ParallelConfig, RunConfig
 from launch.journal import Status, read_progress
@@ -47,6 +47,9 @@ class Outcome(Protocol):
         """Whether the worker may train the next run."""
 
 
+W = TypeVar("W", bound=Worker)
+
+
 @dataclass
 class Job:
     """A run, where it lives, how long it should take, and how often it was tried here."""
@@ -59,7 +62,7 @@ class Job:
 
 
 @dataclass
-class Sweep:
+class Sweep(Generic[W]):
     """Trains every job to its end, ``slots`` ranks at a time.
 
     ``open_worker`` starts a gang of a shape; ``wait_any`` returns those that have ended a run, with
@@ -68,13 +71,13 @@ class Sweep:
 
     slots: int
     retries: int
-    open_worker: Callable[[ParallelConfig], Worker]
-    wait_any: Callable[[Sequence[Worker], float], Sequence[tuple[Worker, Outcome]]]
-    on_change: Callable[[Sweep], None] = lambda _: None
+    open_worker: Callable[[ParallelConfig], W]
+    wait_any: Callable[[Sequence[W], float], Sequence[tuple[W, Outcome]]]
+    on_change: Callable[[Sweep[W]], None] = lambda _: None
     say: Callable[[str], None] = lambda _: None
     queue: list[Job] = field(default_factory=list)
-    busy: dict[int, tuple[Worker, Job]] = field(default_factory=dict)
-    idle: list[tuple[ParallelConfig, Worker]] = field(default_factory=list)
+    busy: dict[int, tuple[W, Job]] = field(default_factory=dict)
+    idle: list[tuple[ParallelConfig, W]] = field(default_factory=list)
     ended: list[Job] = field(default_factory=list)
     failed: list[Job] = field(default_factory=list)
 
@@ -119,7 +122,7 @@ class Sweep:
             self.busy[id(worker)] = (worker, job)
             worker.submit(job.run, job.folder)
 
-    def _worker(self, shape: ParallelConfig) -> Worker:
+    def _worker(self, shape: ParallelConfig) -> W:
         """A warm worker of this shape, or a new one in the place of idle ones of other shapes."""
         for position, (held, worker) in enumerate(self.idle):
             if held == shape:
@@ -129,7 +132,7 @@ class Sweep:
             self.idle.pop()[1].close()
         return self.open_worker(shape)
 
-    def _end(self, worker: Worker, outcome: Outcome) -> None:
+    def _end(self, worker: W, outcome: Outcome) -> None:
         _, job = self.busy.pop(id(worker))
         if outcome.is_worker_sound:
             self.idle.append((job.run.parallel, worker))
