@@ -10,22 +10,63 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.request import urlopen
 
-from pipeline.tracking import ENVIRONMENT, Tracker, scrubbed
+from pipeline.errors import StudyError
+from pipeline.sent import SentStudy
+from pipeline.tracking import ENVIRONMENT, default_uri, scrubbed
 
 HOST = "127.0.0.1"
 PORT = 5000
+START_SECONDS = 120.0
+
+
+def serve_ui(
+    study_folder: Path, port: int = PORT, uri: str | None = None, say: Callable[[str], None] = print
+) -> int:
+    """Serve until interrupted, and return the server's exit code.
+
+    Raises:
+        StudyError: nothing of the study was sent to MLflow yet.
+    """
+    sent = SentStudy.read(study_folder)
+    if not sent.store:
+        raise StudyError(f"{study_folder}: nothing in MLflow yet; `isoflop run` sends it")
+    uri = uri or default_uri(study_folder)
+    if uri.startswith(("http://", "https://")):
+        say(f"MLflow: {link(scrubbed(uri), sent)}")
+        return 0
+    free = free_port(port)
+    if free != port:
+        say(f"Port {port} is taken; {free} is free")
+    server = subprocess.Popen(
+        ui_command(study_folder, free),
+        env=os.environ | ui_environment(uri),
+        cwd=study_folder,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        if _is_up(server, free):
+            say(f"MLflow: {link(f'http://{HOST}:{free}', sent)}   (Ctrl-C ends it)")
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def ui_command(study_folder: Path, port: int = PORT) -> list[str]:
-    """The command that `ui_environment` completes with the store, whose URI may hold a password."""
+    """The server's command; `ui_environment` has the store, whose URI may hold a password."""
     hosts = ",".join(f"{host}:{port}" for host in (HOST, "localhost"))
     return [
         *(sys.executable, "-m", "mlflow", "server"),
         *("--host", HOST, "--port", str(port), "--workers", "1", "--allowed-hosts", hosts),
         *("--artifacts-destination", str(study_folder.absolute() / "artifacts")),
+        *("--uvicorn-opts", "--log-level warning"),
     ]
 
 
@@ -34,33 +75,13 @@ def ui_environment(uri: str) -> dict[str, str]:
         **ENVIRONMENT,
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PYTHONWARNINGS": "ignore",
     }
 
 
-def serve_ui(tracker: Tracker, say: Callable[[str], None], port: int = PORT) -> int:
-    """Serve until interrupted; the server's exit code. A store that is a server only has a link."""
-    if tracker.uri.startswith(("http://", "https://")):
-        say(f"This study is tracked at {link(scrubbed(tracker.uri), tracker)}")
-        return 0
-    free = free_port(port)
-    if free != port:
-        say(f"Port {port} is taken; using {free}")
-    say(f"MLflow: {link(f'http://{HOST}:{free}', tracker)}   (Ctrl-C ends it)")
-    command = ui_command(tracker.folder, free)
-    server = subprocess.Popen(
-        command, env=os.environ | ui_environment(tracker.uri), cwd=tracker.folder
-    )
-    try:
-        return server.wait()
-    except KeyboardInterrupt:
-        server.terminate()
-        server.wait()
-        return 0
-
-
-def link(server: str, tracker: Tracker) -> str:
+def link(server: str, sent: SentStudy) -> str:
     """The address of the study's runs at ``server``."""
-    return f"{server.rstrip('/')}/#/experiments/{tracker.experiment_id}/runs"
+    return f"{server.rstrip('/')}/#/experiments/{sent.experiment_id}/runs"
 
 
 def free_port(port: int) -> int:
@@ -74,3 +95,15 @@ def free_port(port: int) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise OSError(f"no free port on {HOST}")
+
+
+def _is_up(server: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until the server answers; False if it ended instead."""
+    deadline = time.monotonic() + START_SECONDS
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            with urlopen(f"http://{HOST}:{port}/health", timeout=5):
+                return True
+        except OSError:
+            time.sleep(0.2)
+    return False

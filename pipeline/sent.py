@@ -41,6 +41,11 @@ class SentStudy:
     store: str = ""
     records: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def experiment_id(self) -> str:
+        """The middle of ``<digest of the URI>-<experiment>-<time of its creation>``."""
+        return self.store.split("-")[1]
+
     @classmethod
     def read(cls, study: Path) -> Self:
         return cls(**_read(study))
