@@ -11,11 +11,30 @@ from typing import Any
 import deepspeed
 import deepspeed.ops
 import torch
+from deepspeed.runtime.config import DeepSpeedConfig
+from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.utils import groups
 from torch import Tensor, nn
 
 from launch.config import RunConfig
 from launch.ranks import Ranks
 from launch.zero_state import Share, ZeroState
+
+
+def prepare(expert_parallel: int) -> Any:
+    """Ready DeepSpeed in this process; give the expert-parallel group, if there is to be one.
+
+    The shared-memory op, which training never calls, would be compiled here: it is switched off.
+    """
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    deepspeed.init_distributed(verbose=False)
+    if expert_parallel == 1:
+        return None
+    name = _group_name(expert_parallel)
+    if name not in groups._get_expert_parallel_group_dict():
+        groups._create_expert_and_data_parallel(expert_parallel)
+    return groups._get_expert_parallel_group(name)
 
 
 class Engine:
@@ -29,16 +48,23 @@ class Engine:
         config: RunConfig,
         ranks: Ranks,
     ) -> None:
-        _prepare()
         self._ranks = ranks
         self._clip = config.train.clip
         self._params = list(shares)
+        self._expert_parallel = config.parallel.expert_parallel
         self._inner = optimizer
         self._rates = [group["lr"] for group in optimizer.param_groups]
+        if self._expert_parallel > 1:
+            _mark_experts(optimizer, self._expert_parallel)
         alone = ranks.world == 1 and config.train.dtype == "fp32"
         self.stage = 0 if alone else config.parallel.zero_stage
-        self._engine, *_ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=_settings(config, ranks.world, self.stage)
+        settings = _settings(config, self.stage)
+        self._engine = _ExpertAwareEngine(
+            args=None,
+            model=module,
+            optimizer=optimizer,
+            config=settings,
+            config_class=DeepSpeedConfig(settings),
         )
         self._engine.enable_backward_allreduce = ranks.world > 1
         self.state = ZeroState(self._engine, shares, _buffers(module))
@@ -69,9 +95,12 @@ class Engine:
         return bool(self._engine.was_step_applied())
 
     def _clip_whole(self) -> Tensor:
-        """Without ZeRO every rank holds the averaged gradients."""
-        grads = [param.grad for param in self._params if param.grad is not None]
-        norm = nn.utils.get_total_norm(grads, foreach=True)
+        """Without ZeRO every rank holds the averaged gradients, but only its own experts'."""
+        norm = _norm([param for param in self._params if not _is_spread(param)])
+        if self._expert_parallel > 1:
+            square = float(_norm([param for param in self._params if _is_spread(param)])) ** 2
+            copies = self._ranks.world / self._expert_parallel
+            norm = (norm.square() + self._ranks.sum(square)[0] / copies).sqrt()
         if self._clip is not None:
             nn.utils.clip_grads_with_norm_(self._params, self._clip, norm, foreach=True)
         return norm
@@ -80,13 +109,43 @@ class Engine:
         self._engine.destroy()
 
 
+class _ExpertAwareEngine(DeepSpeedEngine):  # type: ignore[misc]
+    """DeepSpeed looks for its own MoE class to learn that a model has sharded experts."""
+
+    def _configure_distributed_model(self, model: nn.Module) -> None:
+        super()._configure_distributed_model(model)
+        self.has_moe_layers = any(_is_spread(param) for param in model.parameters())
+
+
+def _mark_experts(optimizer: torch.optim.Optimizer, size: int) -> None:
+    """Tell DeepSpeed which parameters to average over the expert-data-parallel group alone."""
+    for group in optimizer.param_groups:
+        if getattr(group["params"][0], "expert", False):
+            group.update(moe=True, name=_group_name(size))
+            for param in group["params"]:
+                param.allreduce, param.group_name = False, _group_name(size)
+
+
+def _is_spread(param: nn.Parameter) -> bool:
+    return not getattr(param, "allreduce", True)
+
+
+def _norm(params: list[nn.Parameter]) -> Tensor:
+    grads = [param.grad for param in params if param.grad is not None]
+    return nn.utils.get_total_norm(grads, foreach=True)
+
+
+def _group_name(size: int) -> str:
+    return f"ep_size_{size}"
+
+
 def _buffers(module: nn.Module) -> dict[str, Tensor]:
     """Those that a state dict keeps, such as a router's balancing bias."""
     kept = module.state_dict(keep_vars=True).keys()
     return {name: buffer for name, buffer in module.named_buffers() if name in kept}
 
 
-def _settings(config: RunConfig, world: int, stage: int) -> dict[str, Any]:
+def _settings(config: RunConfig, stage: int) -> dict[str, Any]:
     return {
         "train_batch_size": config.data.batch_size,
         "train_micro_batch_size_per_gpu": config.rank_micro_batch,
@@ -95,13 +154,5 @@ def _settings(config: RunConfig, world: int, stage: int) -> dict[str, Any]:
         "bf16": {"enabled": config.train.dtype == "bf16"},
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
-
-
-def _prepare() -> None:
-    """Skip the shared-memory op, which training never calls and which would be compiled here."""
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    deepspeed.init_distributed(verbose=False)

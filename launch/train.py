@@ -20,10 +20,10 @@ from data.store import TokenStore
 from launch import schedule
 from launch.checkpoint import Checkpoints
 from launch.config import RunConfig
-from launch.engine import Engine
+from launch.engine import Engine, prepare
 from launch.journal import End
 from launch.objective import Objective, feed
-from launch.optimizer import build_optimizer, shares
+from launch.parallel import build_optimizer, shares, spread_experts
 from launch.ranks import Ranks
 from launch.record import Recorder
 from models import ModelConfig, build
@@ -79,8 +79,10 @@ class Run:
             data.seed,
             separate_documents=data.separate_documents,
         )
+        expert_group = prepare(config.parallel.expert_parallel)
         with ranks.device:
             model = build(ModelConfig.from_dict(config.model))
+        spread_experts(model, expert_group, ranks)
         model.init_weights(settings.seed)
         torch.manual_seed(settings.seed + ranks.rank)
         self.objective = Objective(
@@ -89,7 +91,7 @@ class Run:
         self.engine = Engine(
             self.objective,
             build_optimizer(model, config),
-            shares(model, ranks.rank),
+            shares(model, config, ranks),
             config,
             ranks,
         )

@@ -17,6 +17,8 @@ from models import Recipe
 VOCAB = 32
 RECIPES: dict[str, dict[str, Any]] = {
     "dense": {"pattern": "attention+mlp"},
+    "moe": {"pattern": "attention+moe", "branches": {"moe": {"n_experts": 4, "top_k": 2}}},
+    "hybrid": {"pattern": "mamba+mlp attention+moe", "branches": {"moe": {"n_experts": 4}}},
 }
 
 

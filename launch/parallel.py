@@ -1,0 +1,71 @@
+"""A model's parameters laid out over ranks, and the client optimizer over each rank's part."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from launch.config import RunConfig
+from launch.ranks import Ranks
+from launch.zero_state import Share
+from models.channels.expert_parallel import install
+from models.channels.moe import Experts, Moe
+from models.model import Model
+
+
+class Replicated:
+    """The `Dispatcher` of ranks that each hold every expert: only the statistics are shared."""
+
+    def exchange(self, rows_ND: Tensor, counts_E: Tensor, experts: Experts) -> Tensor:
+        return experts(rows_ND, counts_E)
+
+    def mean(self, value: Tensor) -> Tensor:
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total / dist.get_world_size()
+
+
+def spread_experts(model: Model, expert_group: Any, ranks: Ranks) -> None:
+    """Keep this rank's share of the experts, before `init_weights`, which knows them by number.
+
+    Over several ranks the balancing losses see the whole batch, so that they, too, do not depend
+    on the number of ranks.
+    """
+    if expert_group is not None:
+        install(model, expert_group)
+    elif ranks.world > 1:
+        for branch in _moe_branches(model):
+            branch.expert_group = Replicated()
+
+
+def shares(model: Model, config: RunConfig, ranks: Ranks) -> dict[nn.Parameter, Share]:
+    """What of each whole parameter this rank's tensor is."""
+    found = {
+        param: Share(name, first_replica=ranks.rank == 0)
+        for name, param in model.named_parameters()
+        if param.requires_grad
+    }
+    for branch in _moe_branches(model) if config.parallel.expert_parallel > 1 else ():
+        for _, stack, _, _ in branch.experts():
+            offset = branch.held.start * stack[0].numel()
+            first = ranks.rank < config.parallel.expert_parallel
+            found[stack] = Share(found[stack].name, offset, first)
+    return found
+
+
+def build_optimizer(model: Model, config: RunConfig) -> torch.optim.Optimizer:
+    """Groups, their rates and their decay come from the model: see `models.init`."""
+    chosen = config.train.optimizer
+    groups = model.param_groups(chosen.learning_rate, chosen.weight_decay)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=chosen.learning_rate,
+        betas=chosen.betas,
+        eps=chosen.eps,
+        fused=True,
+    )
+
+
+def _moe_branches(model: Model) -> list[Moe]:
+    return [branch for branch in model.modules() if isinstance(branch, Moe)]
