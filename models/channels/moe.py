@@ -70,8 +70,10 @@ class Moe(Branch, name="moe"):
         """Transform each position."""
         x_ND = x_BTD.flatten(0, -2)
         gate_NK, expert_NK, probability_NE, z = self.router(x_ND)
-        order_N = expert_NK.flatten().argsort(stable=True)
-        counts_E = torch.bincount(expert_NK.flatten(), minlength=self.n_experts)
+        choice_N = expert_NK.flatten()
+        order_N = choice_N.argsort(stable=True)
+        counts_E = choice_N.new_zeros(self.n_experts)
+        counts_E.scatter_add_(0, choice_N, torch.ones_like(choice_N))
         rows_ND = _Spread.apply(x_ND, order_N, self.top_k)  # type: ignore[no-untyped-call]
         if self.expert_group is None:
             rows_ND = self._apply_experts(rows_ND, counts_E)
@@ -80,7 +82,7 @@ class Moe(Branch, name="moe"):
         rows_ND = _Restore.apply(rows_ND, order_N)  # type: ignore[no-untyped-call]
         per_choice_NKD = rows_ND.view(len(x_ND), self.top_k, -1)
         y_ND = (gate_NK.to(rows_ND.dtype)[:, None, :] @ per_choice_NKD)[:, 0]
-        load_E = counts_E / expert_NK.numel()
+        load_E = counts_E / choice_N.numel()
         if self.expert_group is not None:
             load_E = self.expert_group.mean(load_E)
         balance = balance_loss(load_E, probability_NE)

@@ -1,0 +1,178 @@
+"""Every fast form against its naive form: values and gradients, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.engines import conv, grouped_matmul, linear_recurrence, selective_scan, softmax
+from models.engines.select import available
+from models.engines.softmax import Mask
+
+B = 2
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+def assert_same(
+    fast: Callable[..., Any], naive: Callable[..., Any], inputs: Sequence[Tensor]
+) -> None:
+    """Equal outputs, and equal gradients of a random linear function of them."""
+    results = []
+    for form in (fast, naive):
+        outputs = form(*inputs)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        loss = sum((out * randn(*out.shape, seed=7).detach()).sum() for out in outputs)
+        results.append((outputs, torch.autograd.grad(loss, inputs)))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-9)
+
+
+def documents(length: int) -> Tensor:
+    """Two rows cut into documents at different places."""
+    cuts = torch.zeros(B, length, dtype=torch.long)
+    cuts[0, length // 3 :] += 1
+    cuts[0, length // 2 :] += 1
+    cuts[1, length - 1 :] += 1
+    return cuts
+
+
+def starts_of(segments: Tensor) -> Tensor:
+    starts = torch.zeros_like(segments, dtype=torch.bool)
+    starts[:, 1:] = segments.diff(dim=1) != 0
+    return starts
+
+
+MASKS = [
+    Mask(),
+    Mask(causal=False),
+    Mask(window=3),
+    Mask(window=5),
+    Mask(causal=False, window=3),
+    Mask(stride=4, local=2),
+    Mask(window=2, n_global=2),
+]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("length", [1, 12, 17])
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+def test_softmax(mask: Mask, length: int, packed: bool) -> None:
+    inputs = [randn(B, length, 4, 8), randn(B, length, 2, 8), randn(B, length, 2, 8, seed=1)]
+    segments = (documents(length), documents(length)) if packed else None
+
+    def run(form: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda q, k, v: form(q, k, v, mask, scale=0.3, segments=segments)
+
+    assert_same(run(softmax.attend), run(softmax.naive), inputs)
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+@pytest.mark.parametrize("length", [1, 2, 13])
+def test_pairs_are_what_the_mask_shows(mask: Mask, length: int) -> None:
+    shown = softmax.visible(mask, length, length, torch.device("cpu"))
+    assert mask.pairs(length, length) == shown.sum()
+
+
+def test_softmax_with_bias() -> None:
+    inputs = [randn(B, 9, 4, 8), randn(B, 9, 4, 8, seed=1), randn(B, 9, 4, 8, seed=2)]
+    bias = randn(4, 9, 9)
+
+    def run(form: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda q, k, v, b: form(q, k, v, Mask(), scale=0.3, bias_HTS=b)
+
+    assert_same(run(softmax.attend), run(softmax.naive), [*inputs, bias])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("length", "chunk"), [(1, 4), (16, 4), (19, 4), (19, 64)])
+def test_linear_recurrence(length: int, chunk: int, packed: bool) -> None:
+    q, k = randn(B, length, 2, 3), randn(B, length, 2, 3, seed=1)
+    v, decay, state = randn(B, length, 4, 5), randn(B, length, 4), randn(B, 4, 3, 5)
+    starts = starts_of(documents(length)) if packed else None
+
+    def run(form: Callable[..., Any], **options: int) -> Callable[..., Any]:
+        return lambda q, k, v, d, s: form(q, k, v, -d.exp(), starts, s, **options)
+
+    assert_same(
+        run(linear_recurrence.chunked, chunk=chunk),
+        run(linear_recurrence.naive),
+        [q, k, v, decay, state],
+    )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("length", [1, 2, 16, 19])
+def test_selective_scan(length: int, packed: bool) -> None:
+    I, S = 5, 3
+    x, delta, A = randn(B, length, I), randn(B, length, I, seed=1), randn(I, S)
+    Bs, Cs, state = randn(B, length, S), randn(B, length, S, seed=1), randn(B, I, S)
+    starts = starts_of(documents(length)) if packed else None
+
+    def run(form: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda x, d, A, Bs, Cs, s: form(x, d.exp(), -A.exp(), Bs, Cs, starts, s)
+
+    assert_same(
+        run(selective_scan.chunked), run(selective_scan.naive), [x, delta, A, Bs, Cs, state]
+    )
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e6])
+def test_recurrences_survive_any_decay(size: float) -> None:
+    x, Bs = randn(B, 33, 4), randn(B, 33, 3)
+    A = -torch.full((4, 3), size, dtype=torch.float64)
+    y, _ = selective_scan.chunked(x, torch.ones_like(x), A, Bs, Bs)
+    grads = torch.autograd.grad(y.sum(), [x, Bs])
+    assert all(torch.isfinite(tensor).all() for tensor in (y, *grads))
+    q, v, decay = randn(B, 33, 1, 3), randn(B, 33, 2, 4), torch.full((B, 33, 2), -size)
+    y, _ = linear_recurrence.chunked(q, q, v, decay.double(), chunk=8)
+    grads = torch.autograd.grad(y.sum(), [q, v])
+    assert all(torch.isfinite(tensor).all() for tensor in (y, *grads))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("length", [1, 3, 11])
+def test_conv(length: int, packed: bool) -> None:
+    segments = documents(length) if packed else None
+
+    def run(form: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda x, w, b: form(x, w, b, segments)
+
+    assert_same(run(conv.conv), run(conv.naive), [randn(B, length, 5), randn(5, 4), randn(5)])
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 2], [0, 0, 5], [5, 0, 0]])
+def test_grouped_matmul(counts: list[int]) -> None:
+    counts_E = torch.tensor(counts)
+    inputs = [randn(5, 4), randn(3, 4, 6)]
+    assert_same(
+        lambda x, w: grouped_matmul.grouped(x, w, counts_E),
+        lambda x, w: grouped_matmul.naive(x, w, counts_E),
+        inputs,
+    )
+
+
+def test_flops_are_those_counted_by_hand() -> None:
+    """One multiply or add at a time, over the definition."""
+    count = 0
+    for t in range(6):
+        for _channel in range(5):
+            count += 1  # Δx
+            for _state in range(3):
+                count += 1 + 1 + 2 + 2  # ΔA, (Δx)B, decay and sum, C·h
+        assert selective_scan.flops(t + 1, 5, 3) == count
+    assert conv.flops(6, 4, 5) == sum(2 * 5 for t in range(6) for j in range(4) if j <= t)
+    assert linear_recurrence.flops(6, 2, 3, 5) == 6 * 2 * 3 * 5 * (1 + 1 + 1 + 2)
+    assert softmax.flops(Mask(), 6, 6, 2, 3, 5) == sum(2 * 2 * (3 + 5) * (t + 1) for t in range(6))
+
+
+def test_every_engine_says_what_runs_and_why() -> None:
+    for report in available().values():
+        assert report["chosen"]
+        assert report["why"]

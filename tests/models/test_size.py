@@ -1,0 +1,39 @@
+"""The ladder: ascending, fine enough, and honest about its error."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from models import RecipeError
+from models.size import error, nearest, params_of, shapes
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral", "hybrid"])
+def test_steps_are_small_enough_for_an_isoflop_grid(zoo: Any, name: str) -> None:
+    ladder = shapes(zoo.recipe_of(name), vocab_size=1024, low=2e4, high=2e6)
+    sizes = [params_of(config) for config in ladder]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < 3e4
+    assert max(b / a for a, b in pairwise(sizes)) <= 1.6
+
+
+def test_nearest_is_the_nearest_of_the_ladder(zoo: Any) -> None:
+    recipe = zoo.recipe_of("llama")
+    ladder = shapes(recipe, vocab_size=1024, low=2e4, high=4e6)
+    for target in (5e4, 3e5, 1e6):
+        found = nearest(recipe, vocab_size=1024, target=target)
+        best = min(ladder, key=lambda c: max(params_of(c) / target, target / params_of(c)))
+        assert abs(error(found, target)) <= abs(error(best, target)) + 1e-12
+
+
+def test_billions_of_parameters_are_sized_without_allocating(zoo: Any) -> None:
+    config = nearest(zoo.recipe_of("llama"), vocab_size=32000, target=70e9, convention="total")
+    assert abs(error(config, 70e9, "total")) < 0.05
+
+
+def test_unknown_convention(zoo: Any) -> None:
+    with pytest.raises(RecipeError, match="did you mean 'compute'"):
+        shapes(zoo.recipe_of("llama"), vocab_size=64, low=1, high=1e5, convention="computed")

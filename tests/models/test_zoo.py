@@ -1,0 +1,181 @@
+"""What every recipe promises: a new file under configs/models inherits all of this."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from models import ModelConfig, Recipe, build, cost
+from models.channels.moe import Moe
+from models.linear import Linear
+from models.loss import cross_entropy
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "models"
+
+
+def test_logits_have_the_shape_of_the_vocabulary(zoo: Any, name: str) -> None:
+    model = zoo.randomized(zoo.small(name))
+    assert model(zoo.tokens(2, 7)).shape == (2, 7, zoo.vocab)
+    assert model(zoo.tokens(1, 1)).shape == (1, 1, zoo.vocab)
+
+
+def test_no_position_sees_the_future(zoo: Any, name: str) -> None:
+    """The gradient of a position's logits is zero after it and not zero at and before it."""
+    model = zoo.randomized(zoo.small(name))
+    captured: list[torch.Tensor] = []
+    model.embedding.register_forward_hook(lambda _m, _i, out: captured.append(out))
+    logits = model(zoo.tokens(1, 11))
+    captured[0].retain_grad()
+    logits[0, 5].square().sum().backward()
+    reach = captured[0].grad[0].abs().sum(-1)
+    assert (reach[:6] > 0).all()
+    assert (reach[6:] == 0).all()
+
+
+def test_documents_in_a_row_do_not_see_each_other(zoo: Any, name: str) -> None:
+    """A packed row gives each document the logits it has alone."""
+    model = zoo.randomized(zoo.small(name))
+    first, second = zoo.tokens(1, 6, seed=1), zoo.tokens(1, 9, seed=2)
+    segments = torch.tensor([[0] * 6 + [1] * 9])
+    positions = torch.cat([torch.arange(6), torch.arange(9)])[None]
+    packed = model(torch.cat([first, second], 1), segments, positions)
+    alone = torch.cat([model(first), model(second)], 1)
+    torch.testing.assert_close(packed, alone, rtol=1e-9, atol=1e-9)
+
+
+def test_decoding_step_by_step_equals_the_full_forward(zoo: Any, name: str) -> None:
+    model = zoo.randomized(zoo.small(name))
+    x = zoo.tokens(2, 12)
+    cache = model.new_cache()
+    steps = [model.run(x[:, :5], cache=cache).logits]
+    steps += [model.run(x[:, t : t + 1], cache=cache).logits for t in range(5, 12)]
+    torch.testing.assert_close(torch.cat(steps, 1), model(x), rtol=1e-9, atol=1e-9)
+
+
+def test_meta_counts_are_real_counts(zoo: Any, name: str) -> None:
+    config = zoo.small(name)
+    model, params = build(config), cost(config, 16).params
+    assert params.total == sum(parameter.numel() for parameter in model.parameters())
+    assert params.embedding + params.head + params.trunk == params.total
+    assert params.active <= params.total
+
+
+def test_matmul_flops_are_those_of_torchs_counter(zoo: Any, name: str) -> None:
+    config, length = zoo.small(name), 24
+    with torch.device("meta"):
+        model = build(config)
+        x = torch.zeros(2, length, dtype=torch.long)
+        with FlopCounterMode(display=False) as counter:
+            model(x)
+    counted = counter.get_flop_counts()
+    projections = {
+        f"Model.{path}" for path, module in model.named_modules() if isinstance(module, Linear)
+    }
+    total = sum(sum(ops.values()) for path, ops in counted.items() if path in projections)
+    total += sum(
+        ops.get(torch.ops.aten.mm, 0)
+        for path, module in model.named_modules()
+        if isinstance(module, Moe)
+        for ops in [counted[f"Model.{path}"]]
+    ) - sum(
+        sum(counted[f"Model.{path}.router.gate"].values())
+        for path, module in model.named_modules()
+        if isinstance(module, Moe)
+    )
+    assert total == cost(config, length).flops_per_token.matmul * x.numel()
+
+
+def test_weights_are_a_function_of_the_seed(zoo: Any, name: str) -> None:
+    config = zoo.small(name)
+    models = [build(config) for _ in range(3)]
+    for model, seed in zip(models, (0, 0, 1), strict=True):
+        model.init_weights(seed)
+    first, again, other = (torch.cat([p.flatten() for p in m.parameters()]) for m in models)
+    assert torch.equal(first, again)
+    assert torch.isfinite(first).all()
+    assert not torch.equal(first, other)
+
+
+def test_initial_loss_is_that_of_a_uniform_guess(zoo: Any, name: str) -> None:
+    model = build(zoo.small(name))
+    model.init_weights(0)
+    x = zoo.tokens(4, 32)
+    nats = cross_entropy(model(x), x.roll(-1, 1)).nats.item()
+    assert nats == pytest.approx(math.log(zoo.vocab), abs=0.1)
+
+
+def test_one_batch_can_be_learned_by_heart(zoo: Any, name: str) -> None:
+    model = build(zoo.small(name))
+    model.init_weights(0)
+    x = zoo.tokens(2, 16)
+    optimizer = torch.optim.AdamW(model.param_groups(0.01, 0.0), betas=(0.9, 0.95))
+    for _ in range(60):
+        out = model.run(x)
+        loss = cross_entropy(out.logits, x.roll(-1, 1)).total
+        loss = loss + sum(weight * out.aux[key] for key, weight in model.aux_weights.items())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert cross_entropy(model(x), x.roll(-1, 1)).nats.item() < 0.5
+
+
+def test_every_parameter_is_in_one_group(zoo: Any, name: str) -> None:
+    model = build(zoo.small(name))
+    groups = model.param_groups(0.02, 0.1)
+    listed = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(listed) == sorted(id(parameter) for parameter in model.parameters())
+    for group in groups:
+        assert group["weight_decay"] == 0 or all(p.ndim >= 2 for p in group["params"])
+
+
+def test_config_round_trips_as_json(zoo: Any, name: str) -> None:
+    config = zoo.small(name)
+    again = ModelConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert again.to_dict() == config.to_dict()
+
+
+def test_bfloat16_stays_near_float32(zoo: Any, name: str) -> None:
+    """The median over positions: rounding may send a token near a tie to another expert."""
+    model = zoo.randomized(zoo.small(name, width=16), torch.float32)
+    x = zoo.tokens(1, 8)
+    exact = model(x)
+    near = model.to(torch.bfloat16)(x).float()
+    assert ((near - exact).norm(dim=-1) / exact.norm(dim=-1)).median() < 0.08
+
+
+@pytest.mark.slow
+def test_compiled_model_gives_the_same_logits(zoo: Any, name: str) -> None:
+    model = zoo.randomized(zoo.small(name), torch.float32)
+    x = zoo.tokens(2, 16)
+    torch.testing.assert_close(torch.compile(model)(x), model(x), rtol=1e-3, atol=1e-4)
+
+
+def test_golden(zoo: Any, name: str) -> None:
+    """The resolved config, parameters and FLOPs at one shape, so that a change shows as a diff.
+    `GOLDEN=write pytest tests/models -k golden` writes them anew."""
+    config = zoo.small(name, width=64)
+    record = {"config": config.to_dict(), "cost": cost(config, 128).to_dict()}
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    path = GOLDEN / f"{name}.json"
+    if os.environ.get("GOLDEN") == "write":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_every_golden_file_has_a_recipe(zoo: Any) -> None:
+    assert {path.stem for path in GOLDEN.glob("*.json")} == set(zoo.names)
+
+
+def test_defaults_are_spelled_out_in_to_dict(zoo: Any) -> None:
+    resolved = zoo.recipe_of("llama").to_dict()
+    assert resolved["branches"]["attention"]["n_kv_heads"] is None
+    assert Recipe.from_dict(resolved) == zoo.recipe_of("llama")
