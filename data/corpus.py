@@ -5,7 +5,7 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,7 +13,6 @@ from data.errors import DataError, Key
 from data.files import sha256
 
 MIB = 1 << 20
-COMPRESSED = (".gz", ".zst", ".parquet")
 
 
 class Strict(BaseModel):
@@ -90,38 +89,22 @@ class CorpusConfig(Strict):
     corrupt_files: Literal["stop", "skip"] = "stop"
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A part of a corpus that one reader opens: bytes [start, stop) of JSON lines, row groups
-    [start, stop) of Parquet, shard `start` of a hub data set, or else one whole file.
-
-    `size` is in bytes of the file, None where it is unknown.
-    """
-
+class CorpusFile(NamedTuple):
     path: str
-    start: int
-    stop: int
-    size: int | None
+    size: int
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """All pieces of a corpus in their one order, and a digest that changes when they do."""
+    """The local files of a corpus in their one order, and a digest that changes when it does."""
 
-    pieces: list[Piece]
+    files: tuple[CorpusFile, ...]
     digest: str
 
     @property
     def size(self) -> int:
-        return sum(piece.size or 0 for piece in self.pieces)
-
-    @property
-    def text_bytes(self) -> int:
-        """An estimate; text compresses to about a third."""
-        return sum(
-            (piece.size or 0) * (3 if piece.path.endswith(COMPRESSED) else 1)
-            for piece in self.pieces
-        )
+        """Bytes on disk."""
+        return sum(file.size for file in self.files)
 
 
 def scan(config: CorpusConfig) -> Catalog:
@@ -129,26 +112,24 @@ def scan(config: CorpusConfig) -> Catalog:
 
     The digest covers each local file's path below the root, size, and times of last change of
     content and of inode: no file is read, and no ordinary edit escapes. A hub corpus is its pinned
-    revision.
+    revision, and is not asked for here.
     """
     if isinstance(config.source, HubSource):
-        from data.hub import scan_hub
-
-        return scan_hub(config.source)
+        return Catalog((), sha256(config.source.model_dump_json()))
     root, key = _root(config.source)
-    pieces, facts = [], []
+    files, facts = [], []
     for path in _files(root, config.source, key):
         stat = path.stat()
         facts.append(os.fsencode(path.relative_to(root)))
         facts.append(f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}".encode())
-        pieces.append(Piece(path=str(path), start=0, stop=stat.st_size, size=stat.st_size))
-    if not any(piece.size for piece in pieces):
+        files.append(CorpusFile(str(path), stat.st_size))
+    if not any(file.size for file in files):
         raise DataError(
-            f"{root} holds no documents: {len(pieces)} files end in "
-            f"{', '.join(config.source.extensions)}" + (", all empty" if pieces else ""),
+            f"{root} holds no documents: {len(files)} files end in "
+            f"{', '.join(config.source.extensions)}" + (", all empty" if files else ""),
             key,
         )
-    return Catalog(pieces=pieces, digest=sha256(*facts))
+    return Catalog(tuple(files), sha256(*facts))
 
 
 def _root(source: LocalSource) -> tuple[Path, Key]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from data.corpus import CorpusConfig, Piece
+from data.corpus import CorpusConfig
+from data.pieces import Piece
 from data.readers import Row, dataset
 from data.text import Document, clean
 
@@ -70,15 +71,13 @@ def documents(
 
 def _admit(config: CorpusConfig, row: Row, tally: Tally) -> Document | None:
     if row["text"] is None:
-        tally.dropped[row["problem"] or "malformed"] += 1
-        if row["problem"] == "corrupt_file":
+        tally.dropped.update(row["notes"])
+        if "corrupt_file" in row["notes"]:
             tally.damaged_files.append(row["origin"])
         return None
     tally.read += 1
     document = clean(row["text"])
-    tally.repaired.update(document.repairs)
-    if row["problem"]:
-        tally.repaired[row["problem"]] += 1
+    tally.repaired.update({*document.repairs, *row["notes"]})
     size = len(document.data)
     if not document.text or document.text.isspace():
         reason = "empty"

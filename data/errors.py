@@ -17,6 +17,14 @@ class DataError(ValueError):
         return type(self), (str(self), self.key)  # Ray carries errors by pickle
 
 
+def missing_column(where: str, column: str, known: Iterable[str]) -> DataError:
+    names = list(known)
+    return DataError(
+        f"{where} has no column {column!r}{nearest(column, names)}: it has {', '.join(names)}",
+        ("text_column",),
+    )
+
+
 def nearest(given: str, known: Iterable[str]) -> str:
     """A clause `, did you mean 'x'?` for the nearest known name, or nothing."""
     match = difflib.get_close_matches(given, list(known), n=1)

@@ -1,36 +1,31 @@
-"""Data sets of the Hugging Face hub, at a pinned revision, streamed shard by shard."""
+"""Data sets of the Hugging Face hub, at a pinned revision, streamed file by file."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from data.corpus import Catalog, CorpusConfig, HubSource, Piece
-from data.errors import DataError
-from data.files import sha256
+from data.corpus import CorpusConfig, HubSource
+from data.errors import DataError, missing_column
+from data.pieces import Piece
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
 
-def scan_hub(source: HubSource) -> Catalog:
-    """One piece for each file of the data set; the pinned revision identifies them all."""
-    count = _open(source).num_shards
-    pieces = [Piece(path=source.repo, start=i, stop=i + 1, size=None) for i in range(count)]
-    return Catalog(pieces, sha256(source.model_dump_json()))
+def file_count(source: HubSource) -> int:
+    count: int = _open(source).num_shards
+    return count
 
 
-def hub_texts(config: CorpusConfig, piece: Piece) -> Iterator[object]:
-    """The text column of the shards of a piece."""
+def hub_texts(config: CorpusConfig, piece: Piece) -> Iterator[str | None]:
+    """The text column of one file of the data set; None where it holds no text."""
     assert isinstance(config.source, HubSource)
     column = config.text_column
     stream = _open(config.source)
     if stream.column_names is not None and column not in stream.column_names:
-        raise DataError(
-            f"{config.source.repo} has no column {column!r}: it has "
-            + ", ".join(stream.column_names),
-            ("text_column",),
-        )
+        raise missing_column(config.source.repo, column, stream.column_names)
+    stream = stream.select_columns([column])
     for row in stream.shard(num_shards=stream.num_shards, index=piece.start):
-        yield row.get(column)
+        yield row[column] if isinstance(row[column], str) else None
 
 
 def _open(source: HubSource) -> "IterableDataset":
@@ -45,9 +40,8 @@ def _open(source: HubSource) -> "IterableDataset":
             data_files=source.data_files,
             streaming=True,
         )
-    except (
-        Exception
-    ) as error:  # the hub client raises many kinds: offline, gated, missing, misnamed
+    except Exception as error:  # the client raises many kinds: offline, gated, missing, misnamed
+        reason = str(error).strip().split("\n")[0]
         raise DataError(
-            f"cannot open the data set {source.repo}: {error}", ("source", "repo")
+            f"cannot open {source.repo} on the hub: {reason}", ("source", "repo")
         ) from error

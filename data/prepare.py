@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache as cache_result
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from data.corpus import Catalog, CorpusConfig, scan
+from data.corpus import CorpusConfig, scan
 from data.documents import SIDES, Tally, documents
 from data.errors import DataError
 from data.files import file_sha256, make_folder, require_space, sha256, write_atomic
@@ -21,7 +22,18 @@ from data.tokenize import Job, Record, Task, plan, record_path, tokenize
 from data.tokenizer import Tokenizer, TokenizerConfig, load, train
 
 # The modules that decide which tokens are written; a change in any of them makes new stores.
-CODE = ("corpus", "documents", "hub", "megatron", "readers", "text", "tokenize", "tokenizer")
+CODE = (
+    "compressed",
+    "corpus",
+    "documents",
+    "hub",
+    "megatron",
+    "pieces",
+    "readers",
+    "text",
+    "tokenize",
+    "tokenizer",
+)
 TRAINING_SHARDS = 64  # a tokenizer is trained on at most this many shards, evenly spread
 VERIFY_BYTES = 1 << 30  # a cached store up to this size is read in full before each use
 
@@ -87,16 +99,16 @@ def prepare(
     report = progress or (lambda _: None)
     cache = Path(cache).expanduser().absolute()
     catalog = scan(corpus)
-    tasks = plan(corpus, catalog)
+    tasks = cache_result(partial(plan, corpus, catalog))
     found = sha256(corpus.model_dump_json(), catalog.digest, _code())
     path, made = _tokenizer(corpus, tokenizer, tasks, found, cache / "tokenizers", report)
     tokens = make_folder(cache / "tokens")
     folder = tokens / f"{corpus.name}-{sha256(found, made.fingerprint)[:16]}"
-    with alone(folder.with_suffix(".lock"), partial(report, Progress("wait", 0, len(tasks)))):
+    with alone(folder.with_suffix(".lock"), partial(report, Progress("wait", 0, 1))):
         ledger = _finished(folder, verify)
         if ledger is None:
             job = Job(make_folder(folder), corpus, made.text, made.end_token)
-            ledger = _make(job, made, catalog, tasks, workers, report, verify)
+            ledger = _make(job, made, tasks(), workers, report, verify)
     return Prepared(
         name=corpus.name,
         tokenizer=path,
@@ -125,7 +137,6 @@ def _thorough(verify: bool | None, ledger: Tally) -> bool:
 def _make(
     job: Job,
     tokenizer: Tokenizer,
-    catalog: Catalog,
     tasks: list[Task],
     workers: int,
     report: Report,
@@ -137,9 +148,9 @@ def _make(
     dtype = token_type(tokenizer.vocab_size)
     records = _kept(job.folder, tasks, verify)
     missing = [task for task in tasks if task.number not in records]
-    share = len(missing) / len(tasks)
+    text_bytes = sum(piece.size or 0 for task in missing for piece in task.pieces)
     # Tokenizers of practical sizes make at most one token of two bytes.
-    require_space(job.folder, int(catalog.text_bytes / 2 * dtype.itemsize * share))
+    require_space(job.folder, text_bytes // 2 * dtype.itemsize)
     started, made = time.monotonic(), Tally()
 
     def done(task: Task, record: Record) -> None:
@@ -191,7 +202,7 @@ def _kept(folder: Path, tasks: list[Task], verify: bool | None) -> dict[int, Rec
 def _tokenizer(
     corpus: CorpusConfig,
     config: TokenizerConfig,
-    tasks: list[Task],
+    tasks: Callable[[], list[Task]],
     found: str,
     cache: Path,
     report: Report,
@@ -209,7 +220,7 @@ def _tokenizer(
             cached = _cached_tokenizer(path, config)
             if cached is not None:
                 return path, cached
-            tokenizer = train(config, _training_texts(corpus, config, tasks, report))
+            tokenizer = train(config, _training_texts(corpus, config, tasks(), report))
         write_atomic(path, tokenizer.text.encode())
         write_atomic(folder / "sha256", file_sha256(path).encode())
     return path, tokenizer

@@ -15,16 +15,18 @@ from typing import IO, Any
 
 import numpy as np
 
-from data.corpus import MIB, Catalog, CorpusConfig, Piece
+from data.corpus import MIB, Catalog, CorpusConfig
 from data.documents import SIDES, Placed, Side, Tally, documents
 from data.errors import DataError
 from data.files import atomic, sha256_bytes, write_atomic
 from data.megatron import Writer, token_type
+from data.pieces import Piece, pieces, shard_bytes
 from data.store import Shard
 from data.tokenizer import Tokenizer
 
 BATCH_CHARS = MIB
 BATCH_DOCUMENTS = 1024
+FEWEST_DOCUMENTS = 1000  # that a limited shard reads
 RAY_RETRIES = 3
 
 
@@ -71,31 +73,32 @@ class Record:
 
 
 def plan(config: CorpusConfig, catalog: Catalog) -> list[Task]:
-    """Cut a corpus into shards: consecutive pieces up to a size that depends on the corpus alone.
+    """Cut a corpus into shards of consecutive pieces; pieces of unknown size are shards of their
+    own.
 
-    Small corpora give 32 shards of 2 MiB or more, enough to keep workers busy; large ones shards of
-    1 GiB, few enough that a store of 10^12 tokens has a short manifest. Pieces of unknown size (the
-    hub's) are shards of their own.
+    `max_documents` is shared evenly among shards, or, where that would be under 1,000 each, among
+    as many evenly spread shards as can have 1,000.
     """
-    target = min(max(catalog.size // 32, 2 * MIB), 1024 * MIB)
+    target = shard_bytes(catalog.size)
     groups: list[list[Piece]] = []
     room = 0
-    for piece in catalog.pieces:
+    for piece in pieces(config, catalog):
         if not groups or piece.size is None or piece.size > room:
             groups.append([])
             room = target
         groups[-1].append(piece)
         room -= target if piece.size is None else piece.size
+    if config.max_documents is None:
+        return [Task(number, tuple(group), None) for number, group in enumerate(groups)]
+    used = min(len(groups), -(-config.max_documents // FEWEST_DOCUMENTS))
     return [
-        Task(number, tuple(pieces), _quota(config.max_documents, number, len(groups)))
-        for number, pieces in enumerate(groups)
+        Task(
+            number,
+            tuple(groups[number * len(groups) // used]),
+            config.max_documents // used + (number < config.max_documents % used),
+        )
+        for number in range(used)
     ]
-
-
-def _quota(documents: int | None, number: int, shards: int) -> int | None:
-    if documents is None:
-        return None
-    return documents // shards + (number < documents % shards)
 
 
 def record_path(folder: Path, task: Task) -> Path:

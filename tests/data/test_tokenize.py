@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.corpus import MIB, Catalog, CorpusConfig, Piece, scan
+from data.corpus import MIB, Catalog, CorpusConfig, CorpusFile, scan
 from data.documents import SIDES
 from data.errors import DataError
+from data.pieces import Piece, pieces, shard_bytes
 from data.prepare import Prepared
 from data.store import TokenStore
 from data.tokenize import Job, Record, Task, cut, plan, record_path, tokenize
@@ -32,34 +33,43 @@ def test_a_cut_text_has_the_same_words(text: str, size: int) -> None:
         assert words == [word for word, _ in split(text)]
 
 
-def piece(size: int | None) -> Piece:
-    return Piece("p", 0, size or 1, size)
+CODE = {"name": "c", "source": {"kind": "code"}}
+
+
+def catalog_of(sizes: list[int]) -> Catalog:
+    return Catalog(tuple(CorpusFile(str(n), size) for n, size in enumerate(sizes)), "digest")
 
 
 def test_shards_are_consecutive_pieces_of_bounded_size() -> None:
-    config = CorpusConfig.model_validate({"name": "c", "source": {"kind": "code"}})
+    config = CorpusConfig.model_validate(CODE)
     chooser = random.Random(0)
-    pieces = [piece(chooser.randrange(3 * MIB)) for _ in range(200)]
-    tasks = plan(config, Catalog(pieces, "d"))
-    assert [p for task in tasks for p in task.pieces] == pieces
-    target = max(2 * MIB, sum(p.size or 0 for p in pieces) // 32)
-    sizes = [sum(p.size or 0 for p in task.pieces) for task in tasks]
-    assert all(size <= max(target, 3 * MIB) for size in sizes)
+    catalog = catalog_of([chooser.randrange(3 * MIB) for _ in range(200)])
+    tasks = plan(config, catalog)
+    assert [piece for task in tasks for piece in task.pieces] == pieces(config, catalog)
+    target = shard_bytes(catalog.size)
+    sizes = [sum(piece.size or 0 for piece in task.pieces) for task in tasks]
+    assert all(size <= target for size in sizes)
     assert all(a + b > target for a, b in pairwise(sizes))
 
 
-def test_pieces_of_unknown_size_are_shards_of_their_own() -> None:
-    config = CorpusConfig.model_validate({"name": "c", "source": {"kind": "code"}})
-    tasks = plan(config, Catalog([piece(None), piece(None), piece(3)], "d"))
-    assert [len(task.pieces) for task in tasks] == [1, 1, 1]
+def test_a_long_file_of_lines_is_read_in_parts() -> None:
+    config = CorpusConfig.model_validate({"name": "c", "source": {"kind": "jsonl", "path": "x"}})
+    parts = pieces(config, catalog_of([100 * MIB]))
+    assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
+    assert parts[-1].stop == 100 * MIB
+    assert len(parts) == 32
 
 
-def test_max_documents_is_shared_evenly() -> None:
-    config = CorpusConfig.model_validate(
-        {"name": "c", "source": {"kind": "code"}, "max_documents": 8}
-    )
-    tasks = plan(config, Catalog([piece(2 * MIB)] * 3, "d"))
-    assert [task.limit for task in tasks] == [3, 3, 2]
+@pytest.mark.parametrize(
+    ("documents", "limits"),
+    [(None, [None] * 4), (10, [10]), (2500, [834, 833, 833]), (8001, [2001, 2000, 2000, 2000])],
+)
+def test_max_documents_is_shared_among_spread_shards(
+    documents: int | None, limits: list[int | None]
+) -> None:
+    config = CorpusConfig.model_validate(CODE | {"max_documents": documents})
+    tasks = plan(config, catalog_of([2 * MIB] * 4))
+    assert [task.limit for task in tasks] == limits
 
 
 @pytest.fixture
@@ -73,8 +83,8 @@ def job(prepared: Prepared, text_folder: Path, tmp_path: Path) -> Job:
 
 
 def six_tasks(job: Job) -> list[Task]:
-    pieces = scan(job.corpus).pieces
-    return [Task(n, tuple(pieces[n * 10 : n * 10 + 10]), None) for n in range(6)]
+    found = pieces(job.corpus, scan(job.corpus))
+    return [Task(n, tuple(found[n * 10 : n * 10 + 10]), None) for n in range(6)]
 
 
 def files(folder: Path) -> dict[str, bytes]:
