@@ -11,6 +11,7 @@ from models.context import Context
 from models.engines import conv, linear_recurrence
 from models.errors import RecipeError
 from models.linear import Linear
+from models.mixers.attention import head_width_for
 from models.mixers.mamba import init_dt_bias
 from models.mixers.short_conv import ShortConv
 from models.norm import RMSNorm
@@ -19,7 +20,8 @@ from models.norm import RMSNorm
 class Mamba2(Branch, name="mamba2"):
     """out(norm(y · silu(z))), y_t = C_tᵀ h_t + D x_t, h_t = exp(Δ_t A) h_{t-1} + B_t (Δ_t x_t)ᵀ.
 
-    A is a scalar per head of `head_width` channels, B and C are shared by `n_groups` of heads.
+    A is a scalar per head of `head_width` channels (by default attention's rule for the inner width,
+    at most 64), B and C are shared by `n_groups` of heads.
     """
 
     def __init__(
@@ -27,7 +29,7 @@ class Mamba2(Branch, name="mamba2"):
         frame: Frame,
         *,
         n_states: int = 128,
-        head_width: int = 64,
+        head_width: int | None = None,
         n_groups: int = 1,
         expansion: float = 2.0,
         n_taps: int = 4,
@@ -39,6 +41,7 @@ class Mamba2(Branch, name="mamba2"):
     ) -> None:
         super().__init__()
         self.inner = int(expansion * frame.width)
+        head_width = head_width or min(64, head_width_for(self.inner))
         if self.inner % head_width:
             divisors = [n for n in range(1, self.inner + 1) if self.inner % n == 0]
             what = f"does not divide the inner width {self.inner}"

@@ -52,7 +52,7 @@ BAD = [
     ({"pattern": "attention+"}, ("pattern",), "not a branch"),
     ({"pattern": "atention+mlp", "branches": {}}, ("pattern",), "did you mean 'attention'"),
     ({"branches": {"mlp": {"activaton": "gelu"}}}, ("branches", "mlp", "activaton"), "activation"),
-    ({"branches": {"mlp": {"activation": "gleu"}}}, ("branches", "mlp", "activation"), "'gelu'"),
+    ({"branches": {"mlp": {"activation": "swigl"}}}, ("branches", "mlp", "activation"), "'swiglu'"),
     ({"branches": {"mlp": {"bias": 1}}}, ("branches", "mlp", "bias"), "true or false"),
     ({"branches": {"moe": {}}}, ("branches", "moe"), "not in the pattern"),
     ({"branches": {"mlp": {"type": "mpl"}}}, ("branches", "mlp", "type"), "did you mean 'mlp'"),
