@@ -73,7 +73,7 @@ def depths(recipe: Recipe, width: int) -> tuple[int, ...]:
 
 
 def widths() -> Iterator[int]:
-    """8, 12, 16, 24, 32, …: steps of 8 from 16, doubling with every octave from 128, at most 128."""
+    """8, 12, 16, 24, 32, …: steps of 8 from 16, doubling by octaves from 128, at most 128."""
     width = 8
     while True:
         yield width

@@ -33,7 +33,8 @@ class Moe(Branch, name="moe"):
     """y = Σ_k g_k · expert_k(x) over the router's top_k of n_experts (GShard, 2006.16668;
     Switch, 2101.03961 for top_k 1; Mixtral, 2401.04088).
 
-    Experts are `mlp`s; their weights are stacked (E, …) and carry `expert = True`. Reports the raw
+    `normalize`: the chosen weights are made to sum to 1, by default if there are several (a single one
+    would be constant and the router learn nothing). Experts are `mlp`s; their weights are stacked (E, …) and carry `expert = True`. Reports the raw
     losses `balance` and `router_z`, and `load`, the share of rows of each expert.
     """
 
@@ -47,7 +48,7 @@ class Moe(Branch, name="moe"):
         hidden: int | None = None,
         expansion: float | None = None,
         multiple: int = 8,
-        normalize: bool = True,
+        normalize: bool | None = None,
         balance_weight: float = 0.01,
         router_z_weight: float = 0.001,
     ) -> None:
@@ -57,6 +58,7 @@ class Moe(Branch, name="moe"):
         self.n_experts, self.top_k, self.activation = n_experts, top_k, activation
         self.hidden = hidden or hidden_width(frame.width, activation, expansion, multiple)
         self.aux_weights = {"balance": balance_weight, "router_z": router_z_weight}
+        normalize = top_k > 1 if normalize is None else normalize
         self.router = Router(frame.width, n_experts, top_k, normalize=normalize)
         n_in = self.hidden * (2 if is_gated(activation) else 1)
         self.into_EDI = nn.Parameter(torch.empty(n_experts, frame.width, n_in))

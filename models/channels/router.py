@@ -15,7 +15,7 @@ Routing = tuple[Tensor, Tensor, Tensor, Tensor]
 class Router(nn.Module):
     """softmax(W x), the top_k of it; `normalize`: the chosen weights are made to sum to 1.
 
-    Computed in float32 (Switch, 2101.03961, section 2.4).
+    Computed in float32 at least (Switch, 2101.03961, section 2.4).
     """
 
     def __init__(self, width: int, n_experts: int, top_k: int, *, normalize: bool) -> None:
@@ -30,7 +30,8 @@ class Router(nn.Module):
     def forward(self, x_ND: Tensor) -> Routing:
         """Gates (N, K), expert ids (N, K), probabilities (N, E), and the z-loss
         mean (log Σ exp logits)² (ST-MoE, 2202.08906, equation 5)."""
-        logits_NE = self.gate(x_ND).float()
+        logits_NE = self.gate(x_ND)
+        logits_NE = logits_NE.to(torch.promote_types(logits_NE.dtype, torch.float32))
         probability_NE = logits_NE.softmax(-1)
         gate_NK, expert_NK = probability_NE.topk(self.top_k, -1)
         if self.normalize:

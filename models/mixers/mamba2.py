@@ -20,8 +20,8 @@ from models.norm import RMSNorm
 class Mamba2(Branch, name="mamba2"):
     """out(norm(y · silu(z))), y_t = C_tᵀ h_t + D x_t, h_t = exp(Δ_t A) h_{t-1} + B_t (Δ_t x_t)ᵀ.
 
-    A is a scalar per head of `head_width` channels (by default attention's rule for the inner width,
-    at most 64), B and C are shared by `n_groups` of heads.
+    A is a scalar per head of `head_width` channels (by default attention's rule for the inner
+    width, at most 64), B and C are shared by `n_groups` of heads.
     """
 
     def __init__(
