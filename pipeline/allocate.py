@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
 
 from pipeline.config import Study
 from pipeline.errors import StudyError, nearest
 from pipeline.plan import Plan, Shape, make_run
-from pipeline.show import interval, new_table
+from pipeline.show import interval, new_table, titled
 
 
 def predict_study(study: Study, flops: float, architecture: str | None) -> list[dict[str, Any]]:
@@ -35,7 +34,7 @@ def predict_study(study: Study, flops: float, architecture: str | None) -> list[
 
 def prediction_table(predictions: list[dict[str, Any]], flops: float) -> Group:
     """The allocations side by side, then where the RunConfigs are."""
-    table = _table(flops)
+    table = new_table(["", "N*", "D*", "D*/N*", "loss", "nearest shape"])
     for found in predictions:
         best, shape = found["allocation"], found["run"]["model"]
         table.add_row(
@@ -43,12 +42,9 @@ def prediction_table(predictions: list[dict[str, Any]], flops: float) -> Group:
             *(interval(best[key]) for key in ("params", "tokens", "tokens_per_param", "loss")),
             f"{shape['width']} wide, {shape['n_layers']} layers",
         )
-    return Group(table, *(f"config  {found['config']}" for found in predictions))
-
-
-def _table(flops: float) -> Table:
-    columns = ["architecture", "N*", "D*", "D*/N*", "loss", "nearest shape"]
-    return new_table(f"Compute-optimal at {flops:.3g} training FLOPs, with 95% intervals", columns)
+    configs = [f"config  {found['config']}" for found in predictions]
+    title = f"Compute-optimal at {flops:.3g} training FLOPs, with 95% intervals"
+    return titled(title, table, *configs)
 
 
 def _predict(study: Study, plan: Plan, architecture: str, flops: float) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.table import Table
+from rich.console import Group
 
-from pipeline.show import new_table
+from pipeline.show import new_table, titled
 
 PACKAGES = (
     "torch", "deepspeed", "ray", "datasets", "tokenizers", "mlflow",
@@ -37,13 +37,9 @@ def examine() -> dict[str, Any]:
     }
 
 
-def report(findings: dict[str, Any]) -> Table:
+def report(findings: dict[str, Any]) -> Group:
     """The findings as one table; what is missing says whether it matters."""
-    table = new_table(
-        f"isoflop on Python {findings['python']}, {findings['platform']}",
-        ["what", "found", "note"],
-        left=3,
-    )
+    table = new_table(["", "found", "note"], left=3)
     for name, version in findings["packages"].items():
         note = (
             "" if version else ("optional" if name in OPTIONAL else "[red]required: make setup[/]")
@@ -59,7 +55,7 @@ def report(findings: dict[str, Any]) -> Table:
         table.add_row(engine, str(chosen.get("chosen", "")), str(chosen.get("why", "")))
     for problem in findings["problems"]:
         table.add_row("[yellow]problem[/]", problem, "")
-    return table
+    return titled(f"isoflop on Python {findings['python']}, {findings['platform']}", table)
 
 
 def _version(package: str) -> str | None:

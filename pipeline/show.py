@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -23,21 +23,23 @@ STATUS_STYLE = {
 }
 
 
-def new_table(title: str, columns: Sequence[str], left: int = 1) -> Table:
+def new_table(columns: Sequence[str], left: int = 1) -> Table:
     """A plain table; all but the first ``left`` columns hold numbers."""
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position < left else "right", no_wrap=True)
+        table.add_column(column, justify="left" if position < left else "right")
     return table
 
 
-def preflight(plan: Plan, seconds: dict[str, float], slots: int, wall: float) -> Table:
+def titled(title: str, table: Table, *notes: str) -> Group:
+    """A table under its title, with notes below."""
+    return Group(f"[bold]{title}[/]", table, *(f"[dim]{note}[/]" for note in notes))
+
+
+def preflight(plan: Plan, source: str, seconds: dict[str, float], slots: int, wall: float) -> Group:
     """What the plan will do, before it does it: one line for each architecture and budget."""
-    title = f"{len(plan.runs)} runs on {slots} slots, about {duration(wall)} of training"
     columns = ["", "FLOPs", "runs", "N", "D", "D/N", "epochs", "steps", "est."]
-    table = new_table(title, columns)
+    table = new_table(columns)
     rows = [row(run) | {"seconds": seconds[run.fingerprint()]} for run in plan.runs]
     for (architecture, budget), group in groupby(
         rows, key=lambda r: (r["architecture"], r["budget"])
@@ -67,13 +69,14 @@ def preflight(plan: Plan, seconds: dict[str, float], slots: int, wall: float) ->
         "",
         duration(sum(seconds.values())),
     )
-    table.caption = (
-        f"N parameters ({plan.runs[0].labels['convention']}), D tokens of "
-        f"{short(plan.tokens.unique)} "
-        "unique; training FLOPs are exact; est. is core time, from a short measurement"
+    return titled(
+        f"{len(plan.runs)} runs on {slots} slots, about {duration(wall)} of training",
+        table,
+        f"N: parameters ({plan.runs[0].labels['convention']}); D: tokens, of "
+        f"{short(plan.tokens.unique)} unique; FLOPs: of training, exact",
+        "est.: core time, from a short measurement of this machine",
+        f"learning rate, batch, warm-up: {source}",
     )
-    table.caption_justify = "left"
-    return table
 
 
 def skipped(plan: Plan) -> Iterable[str]:
@@ -85,10 +88,10 @@ def skipped(plan: Plan) -> Iterable[str]:
         )
 
 
-def status(frame: pd.DataFrame) -> Table:
+def status(frame: pd.DataFrame) -> Group:
     """Every run, in the order of the plan."""
     columns = ["run", "status", "step", "of", "loss", "bits/byte", "tokens/s", "MFU", "seconds"]
-    table = new_table("", columns, left=2)
+    table = new_table(columns, left=2)
     for record in frame.to_dict("records"):
         style = STATUS_STYLE.get(record["status"], "dim")
         table.add_row(
@@ -103,9 +106,7 @@ def status(frame: pd.DataFrame) -> Table:
             number(record["train_seconds"], ".1f"),
         )
     counts = frame["status"].value_counts().to_dict()
-    table.caption = ", ".join(f"{count} {name}" for name, count in counts.items())
-    table.caption_justify = "left"
-    return table
+    return Group(table, ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
 def summary(study: Study, analysis: dict[str, Any]) -> Group:
@@ -123,20 +124,19 @@ def summary(study: Study, analysis: dict[str, Any]) -> Group:
     return Group(*parts, *lines)
 
 
-def _laws(analysis: dict[str, Any]) -> Table:
-    columns = ["law", "E", "alpha", "beta", "N* ~ C^a, fit", "N* ~ C^a, profiles", "runs"]
-    table = new_table("L = E + A/N^alpha + B/D^beta, with 95% intervals", columns)
+def _laws(analysis: dict[str, Any]) -> Group:
+    table = new_table(["", "E", "alpha", "beta", "a, fit", "a, profiles", "runs"])
     for name, found in analysis["architectures"].items():
         fit, profiles = found["approach3"], found["approach2"]
-        values = {key: _parameter(fit, key) for key in ("E", "alpha", "beta")}
         table.add_row(
             name,
-            *values.values(),
+            *(_parameter(fit, key) for key in ("E", "alpha", "beta")),
             interval(fit["derived"]["a"]) if fit else "–",
             interval(profiles["a"]) if profiles else "–",
             str(len(found["rows"])),
         )
-    return table
+    title = "The laws: L = E + A/N^alpha + B/D^beta, and N* ~ C^a, with 95% intervals"
+    return titled(title, table)
 
 
 def _parameter(fit: dict[str, Any] | None, name: str) -> str:
@@ -146,36 +146,27 @@ def _parameter(fit: dict[str, Any] | None, name: str) -> str:
     return interval({"value": fit["parameters"][name], "low": low, "high": high})
 
 
-def _allocations(analysis: dict[str, Any], largest: float) -> Table:
-    columns = ["optimum", "FLOPs", "N*", "D*", "D*/N*", "loss", "N*, profiles"]
-    table = new_table("Compute-optimal allocation", columns)
-    for name, found in analysis["architectures"].items():
+def _allocations(analysis: dict[str, Any], largest: float) -> Group:
+    table = new_table(["", "FLOPs", "N*", "D*", "D*/N*", "loss", "N*, profiles"])
+    names = ("params", "tokens", "tokens_per_param", "loss")
+    for architecture, found in analysis["architectures"].items():
         by_fit, by_profiles = (found["allocations"][f"approach{n}"] for n in (3, 2))
         for position, flops in enumerate(analysis["targets"]):
             if flops < largest:
                 continue
-            best = by_fit[position] if by_fit else None
-            other = by_profiles[position] if by_profiles else None
-            table.add_row(
-                name,
-                f"{flops:.3g}",
-                *(
-                    interval(best[key]) if best else "–"
-                    for key in ("params", "tokens", "tokens_per_param", "loss")
-                ),
-                interval(other["params"]) if other else "–",
-            )
-    return table
+            best = by_fit[position] if by_fit else {}
+            other = by_profiles[position] if by_profiles else {}
+            cells = [interval(best.get(name)) for name in names]
+            table.add_row(architecture, f"{flops:.3g}", *cells, interval(other.get("params")))
+    return titled("Compute-optimal allocation at the largest budget and beyond", table)
 
 
-def _gains(analysis: dict[str, Any]) -> Table:
-    table = new_table(
-        f"Compute-equivalent gain over {analysis['baseline']} (above 1: less compute, same loss)",
-        ["gain", "FLOPs", "factor"],
-    )
+def _gains(analysis: dict[str, Any]) -> Group:
+    table = new_table(["", "FLOPs", "factor"])
     for gain in analysis["gains"]:
         table.add_row(gain["architecture"], f"{gain['flops']:.3g}", interval(gain))
-    return table
+    title = f"Compute-equivalent gain over {analysis['baseline']} (2: its loss at half the compute)"
+    return titled(title, table)
 
 
 def _warnings(analysis: dict[str, Any]) -> Iterable[tuple[str, str]]:
@@ -186,20 +177,18 @@ def _warnings(analysis: dict[str, Any]) -> Iterable[tuple[str, str]]:
             yield name, warning["message"]
 
 
-def interval(estimate: dict[str, Any] | None) -> str:
-    """``0.52 [0.47, 0.58]``, with as many digits as the interval deserves."""
-    if estimate is None or not present(estimate["value"]):
+def interval(estimate: Mapping[str, Any] | None) -> str:
+    """``0.52 [0.47, 0.58]``, an end that is unbounded as ∞."""
+    if not estimate or not present(estimate["value"]):
         return "–"
-    low, high = (
-        quantity(end) if present(end) else symbol
-        for end, symbol in ((estimate["low"], "-∞"), (estimate["high"], "∞"))
-    )
-    return f"{quantity(estimate['value'])} \\[{low}, {high}]"
+    low = quantity(estimate["low"]) if present(estimate["low"]) else "-∞"
+    high = quantity(estimate["high"]) if present(estimate["high"]) else "∞"
+    return f"{quantity(estimate['value'])} \\[{low},\N{NO-BREAK SPACE}{high}]"
 
 
 def quantity(value: float) -> str:
-    """Three digits, with k, m, b, t from a thousand up."""
-    return short(value) if abs(value) >= 1000 else f"{value:.3g}"
+    """Three digits, with k, m, b, t from a thousand up to where they stop helping."""
+    return short(value) if 1000 <= abs(value) < 1e15 else f"{value:.3g}"
 
 
 def present(value: Any) -> bool:

@@ -21,6 +21,7 @@ from pipeline.preflight import expected_seconds, makespan
 from pipeline.progress import Task, task
 from pipeline.publish import publish
 from pipeline.records import curves, table, write_table
+from pipeline.rules import source
 from pipeline.sweep import Job, Sweep, unfinished
 from pipeline.tracking import Tracker
 
@@ -126,7 +127,7 @@ def _preflight(study: Study, console: Console, machine: Machine) -> Ready:
         seconds = expected_seconds(plan, study.folder / "preflight.json")
         work.update(1, f"{len(plan.runs)} runs, {plan.flops:.3g} training FLOPs")
     wall = makespan(seconds.values(), max(machine.slots // study.parallel.ranks, 1))
-    console.print(show.preflight(plan, seconds, machine.slots, wall))
+    console.print(show.preflight(plan, source(study.rule), seconds, machine.slots, wall))
     for line in show.skipped(plan):
         console.print(line, markup=False)
     return Ready(plan, machine.slots, seconds, wall)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -35,7 +36,8 @@ def study(tmp_path_factory) -> Path:
     corpus = root / "corpus"
     corpus.mkdir()
     for number in range(200):
-        lines = [" ".join(WORDS[(number * k + j) % len(WORDS)] for j in range(9)) for k in range(1, 12)]
+        choose = random.Random(number).choices
+        lines = [" ".join(choose(WORDS, k=9)) for _ in range(12)]
         (corpus / f"{number:03d}.py").write_text("\n".join(lines))
     path = root / "study.yaml"
     path.write_text(STUDY % {"corpus": corpus, "output": root / "out"})
