@@ -93,6 +93,7 @@ class ParallelConfig(Section):
     expert_parallel: PositiveInt = 1
     threads: PositiveInt | None = Field(None, description="CPU threads per rank; null: its share")
     gpus_per_rank: NonNegativeFloat = 0.0
+    step_timeout: PositiveFloat = Field(600.0, description="seconds until a silent rank is ended")
 
 
 class ParamsConfig(Section):
@@ -139,7 +140,7 @@ class RunConfig(Section):
 
     def fingerprint(self) -> str:
         """SHA-256 over what changes the result: not names, paths, labels, cadences or threads."""
-        return self._digest(parallel={"threads", "gpus_per_rank"})
+        return self._digest(parallel={"threads", "gpus_per_rank", "step_timeout"})
 
     def trajectory(self) -> str:
         """The fingerprint without the parallel layout: runs that may share checkpoints."""

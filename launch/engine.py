@@ -59,7 +59,7 @@ class Engine:
         alone = ranks.world == 1 and config.train.dtype == "fp32"
         self.stage = 0 if alone else config.parallel.zero_stage
         settings = _settings(config, self.stage)
-        self._engine = _ExpertAwareEngine(
+        self._engine = _DeepSpeed(
             args=None,
             model=module,
             optimizer=optimizer,
@@ -109,12 +109,17 @@ class Engine:
         self._engine.destroy()
 
 
-class _ExpertAwareEngine(DeepSpeedEngine):  # type: ignore[misc]
-    """DeepSpeed looks for its own MoE class to learn that a model has sharded experts."""
+class _DeepSpeed(DeepSpeedEngine):  # type: ignore[misc]
+    """DeepSpeed's engine, taught two things."""
 
     def _configure_distributed_model(self, model: nn.Module) -> None:
+        """It looks for its own MoE class to learn that a model has sharded experts."""
         super()._configure_distributed_model(model)
         self.has_moe_layers = any(_is_spread(param) for param in model.parameters())
+
+    def zero_grad(self) -> None:
+        """It walks the module tree for this, which in a small model costs as much as AdamW."""
+        self.basic_optimizer.zero_grad()
 
 
 def _mark_experts(optimizer: torch.optim.Optimizer, size: int) -> None:

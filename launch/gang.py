@@ -6,7 +6,7 @@ seconds, and a process group with a lost member cannot be mended.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from launch.config import ParallelConfig, RunConfig
 from launch.journal import FILE, End, Journal, Status, read_progress
 from launch.ranks import Place
+from launch.watchdog import blame
 from launch.worker import STOP_FILE, Worker
 
 SOUND: tuple[Status, ...] = ("finished", "diverged", "cancelled", "preempted")
@@ -43,8 +44,11 @@ class Gang:
         self._group = placement_group([bundle] * parallel.ranks, strategy="PACK")
         self._actors = [self._actor(rank, bundle) for rank in range(parallel.ranks)]
         meeting = self._actors[0].meet.remote(parallel.ranks)
+        place = Place(
+            0, parallel.ranks, cuda=gpus > 0, threads=threads, timeout=parallel.step_timeout
+        )
         self._joined = [
-            actor.join.remote(Place(rank, parallel.ranks, cuda=gpus > 0, threads=threads), meeting)
+            actor.join.remote(replace(place, rank=rank), meeting)
             for rank, actor in enumerate(self._actors)
         ]
         self._runs: list[Any] = []
@@ -93,7 +97,7 @@ class Gang:
         """Kill every rank, so that none writes on, and close the journal's attempt."""
         assert self._folder
         self.close()
-        reason = problems[0]
+        reason = blame(self._folder, self.parallel.ranks) or problems[0]
         if started := _problem_of_any(self._joined):
             reason = f"the gang did not start: {started}"
         step = read_progress(self._folder).step

@@ -21,6 +21,7 @@ class Place:
     port: int = 0
     cuda: bool = False
     threads: int = 1
+    timeout: float = 600.0
 
     def at(self, address: str, port: int) -> "Place":
         """The same place in a gang that meets there."""
@@ -42,11 +43,11 @@ class Place:
 class Ranks:
     """The process group of a gang, made once and kept over the runs of a warm worker."""
 
-    def __init__(self, place: Place, store: Any = None, timeout_seconds: float = 600.0) -> None:
+    def __init__(self, place: Place, store: Any = None) -> None:
         """`store` is rank 0's own (see `open_store`); the others connect to it."""
         self.rank, self.world = place.rank, place.world
         self.device = torch.device("cuda", place.local_rank) if place.cuda else torch.device("cpu")
-        timeout = datetime.timedelta(seconds=timeout_seconds)
+        timeout = datetime.timedelta(seconds=place.timeout)
         if place.cuda:
             torch.cuda.set_device(self.device)
         os.environ.update(place.environment())

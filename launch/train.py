@@ -49,10 +49,17 @@ class Step:
 
 
 def train(
-    config: RunConfig, folder: Path, ranks: Ranks, stop: Callable[[], Stop | None] = lambda: None
+    config: RunConfig,
+    folder: Path,
+    ranks: Ranks,
+    stop: Callable[[], Stop | None] = lambda: None,
+    alive: Callable[[int], None] = lambda step: None,
 ) -> End:
-    """Train to the end of the run, or to `stop`, from the run's last checkpoint if it has one."""
-    run = Run(config, folder, ranks)
+    """Train to the end of the run, or to `stop`, from the run's last checkpoint if it has one.
+
+    `alive` is told of every step and every batch of an evaluation.
+    """
+    run = Run(config, folder, ranks, alive)
     try:
         return run.to_the_end(stop)
     finally:
@@ -62,8 +69,10 @@ def train(
 class Run:
     """A run's live parts, and its loop."""
 
-    def __init__(self, config: RunConfig, folder: Path, ranks: Ranks) -> None:
-        self.config, self.ranks = config, ranks
+    def __init__(
+        self, config: RunConfig, folder: Path, ranks: Ranks, alive: Callable[[int], None]
+    ) -> None:
+        self.config, self.ranks, self.alive = config, ranks, alive
         data, settings = config.data, config.train
         self.heldout = Loader.heldout(
             TokenStore.open(data.heldout),
@@ -110,6 +119,7 @@ class Run:
         self.recorder.begin(resumed, self.engine.stage)
         step = resumed or 0
         while True:
+            self.alive(step)
             if step != resumed:
                 if step in self.evaluated:
                     self._evaluate(step)
@@ -159,6 +169,7 @@ class Run:
             losses = self.engine(*feed(batch, slice(None), self.ranks.device))
             nats += losses.nats.item()
             weight += float(batch.weights_BT.sum())
+            self.alive(step)
         self.objective.train()
         nats, weight = self.ranks.sum(nats, weight)
         self.recorder.evaluation(step, nats / weight, self.heldout.store)

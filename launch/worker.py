@@ -13,6 +13,7 @@ from typing import Any
 from launch.config import RunConfig
 from launch.journal import End
 from launch.ranks import Place, Ranks, open_store
+from launch.watchdog import Watchdog
 
 STOP_FILE = "stop"
 """Written into a run's folder, it asks every rank to stop; its text is the status to end with."""
@@ -42,8 +43,13 @@ class Worker:
 
         config = RunConfig.model_validate_json(config_json)
         run = Path(folder)
-        with _output_to(run / f"rank-{self._ranks.rank}.log"), StopRequest(run) as request:
-            return train(config, run, self._ranks, request)
+        rank = self._ranks.rank
+        with (
+            _output_to(run / f"rank-{rank}.log"),
+            Watchdog(run, rank, config.parallel.step_timeout) as watchdog,
+            StopRequest(run) as request,
+        ):
+            return train(config, run, self._ranks, request, watchdog.beat)
 
 
 class StopRequest:
