@@ -11,16 +11,17 @@ import logging
 import math
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, unquote
 
 from launch.config import RunConfig
 from pipeline.fit_record import digest, fit_record, law_path
-from pipeline.outbox import Owed, is_settled, owed
+from pipeline.outbox import Owed, Sample, is_settled, owed
 from pipeline.record import Record
 from pipeline.run_facts import final_samples, params, tags
 from pipeline.sent import SentRun, SentStudy
@@ -42,7 +43,6 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
-Item = TypeVar("Item")
 
 
 def default_uri(study_folder: Path) -> str:
@@ -115,7 +115,8 @@ class Tracker:
 
     def _write(self, record: Record) -> str:
         run_id = self._find(record.name, record.fingerprint) or self._create_record(record)
-        self._batch(run_id, params=record.params, metrics=record.metrics)
+        samples = [Sample(key, value, 0, 0) for key, value in record.metrics.items()]
+        self._batch(run_id, samples, record.params)
         for path in record.artifacts:
             self.client.log_artifact(run_id, str(path))
         self.client.update_run(run_id, status="FINISHED")
@@ -207,10 +208,12 @@ class Tracker:
     def _tell_excess(self, architecture: str, floor: float) -> None:
         """Each run's loss above the fitted floor E, as the logarithm in which the law is a line."""
         runs = f"tags.kind = 'train' and tags.architecture = '{architecture}'"
+        now = round(time.time() * 1000)  # of several floors the last one told counts
         for run in list(self._search(f"{runs} and tags.status = 'finished'")):
             excess = run.data.metrics.get("heldout_loss", math.nan) - floor
             if excess > 0:
-                self._batch(run.info.run_id, metrics={"log10_loss_minus_E": math.log10(excess)})
+                sample = Sample("log10_loss_minus_E", math.log10(excess), now, 0)
+                self._batch(run.info.run_id, [sample])
 
     def _log_datasets(self, run_id: str, config: RunConfig) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -234,34 +237,34 @@ class Tracker:
                 raise
 
     def _send_to_active(self, update: Owed) -> None:
-        from mlflow.entities import Metric
-
         run_id = update.sent.run_id
-        metrics = [Metric(_metric_name(key), *rest) for key, *rest in update.samples]
-        for chunk in _chunks(metrics, METRICS_PER_BATCH):
-            self.client.log_batch(run_id, metrics=chunk)
-        for key, value in update.tags.items():
-            self.client.set_tag(run_id, key, value)
+        self._batch(run_id, update.samples, tags=update.tags)
         if update.ended:
             self.client.set_terminated(run_id, STATUS[update.status], update.ended.time)
         else:
             self.client.update_run(run_id, status=STATUS[update.status])
 
     def _batch(
-        self, run_id: str, params: Mapping[str, str] = {}, metrics: Mapping[str, float] = {}
+        self,
+        run_id: str,
+        samples: Sequence[Sample] = (),
+        params: Mapping[str, str] = {},
+        tags: Mapping[str, str] = {},
     ) -> None:
-        """Params and metrics without steps."""
-        from mlflow.entities import Metric, Param
+        """Log these in as few requests as MLflow allows; what is there already is not doubled."""
+        from mlflow.entities import Metric, Param, RunTag
 
-        pairs = [Param(key, value) for key, value in params.items()]
-        values = [Metric(_metric_name(key), value, 0, 0) for key, value in metrics.items()]
-        self.client.log_batch(run_id, metrics=values, params=pairs)
+        metrics = [Metric(_metric_name(key), *rest) for key, *rest in samples]
+        self.client.log_batch(
+            run_id,
+            metrics[:METRICS_PER_BATCH],
+            [Param(key, value) for key, value in params.items()],
+            [RunTag(key, value) for key, value in tags.items()],
+        )
+        for start in range(METRICS_PER_BATCH, len(metrics), METRICS_PER_BATCH):
+            self.client.log_batch(run_id, metrics[start : start + METRICS_PER_BATCH])
 
 
 def _metric_name(key: str) -> str:
     """MLflow takes letters, digits and ``_-. :/`` alone."""
     return re.sub(r"[^\w\-. :/]", "_", key)
-
-
-def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
