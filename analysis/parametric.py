@@ -27,6 +27,7 @@ from analysis.table import Table
 
 BOOTSTRAP_TOLERANCE = 1e-7
 AGREEMENT = 1e-6
+DESCENTS = 2
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def fit(
     """Fit a law to a table of runs.
 
     `columns` maps standard column names to the table's own; `kind` is the form of the bootstrap
-    (rows, runs or seeds); `delta` is Huber's, in units of log L (infinity gives least squares);
+    (rows, runs or seeds); a column `weight` weighs the rows; `delta` is Huber's, in units of log L (infinity gives least squares);
     `convention` names what the table counts as parameters. Raises `TableError` for a table that
     is not one, `RefusedError` where there are fewer runs than parameters.
     """
@@ -63,9 +64,9 @@ def fit(
     _enough(table, law)
     log_target = np.log(table.column(law.target))
     problem = law.problem(table.columns(law.columns), log_target)
-    best = optimise(problem, log_target, delta)
+    best = optimise(problem, log_target, delta, table.weights)
     drawn = bootstrap.draw(table, resamples, seed, kind)
-    theta_RP = resample(problem, best, log_target, drawn, resamples, delta)
+    theta_RP = resample(problem, best, log_target, drawn, resamples, delta, table.weights)
     free = problem.unidentifiable()
     limits, weak = _limits(problem, law, best, theta_RP, level, identifiable=not free)
     rule, rule_notices = ComputeRule(), list[Notice]()
@@ -92,10 +93,18 @@ def fit(
     )
 
 
-def optimise(problem: Problem, log_target_N: Array, delta: float = DELTA) -> Best:
-    """Descend from every start and keep the lowest."""
-    starts = problem.starts(log_target_N)
-    solution = minimise(problem, starts, log_target_N[None], np.ones((1, len(log_target_N))), delta)
+def optimise(
+    problem: Problem,
+    log_target_N: Array,
+    delta: float = DELTA,
+    weights_N: Array | None = None,
+) -> Best:
+    """Descend from every start, take the descents up again where they ended, keep the lowest."""
+    theta = starts = problem.starts(log_target_N)
+    weights_1N = (np.ones(len(log_target_N)) if weights_N is None else weights_N)[None]
+    for _ in range(DESCENTS):
+        solution = minimise(problem, theta, log_target_N[None], weights_1N, delta)
+        theta = solution.theta_RP
     winner = int(solution.objective_R.argmin())
     lowest = float(solution.objective_R[winner])
     near = solution.objective_R <= lowest * (1 + AGREEMENT) + 1e-20
@@ -109,12 +118,14 @@ def resample(
     drawn: bootstrap.Resamples,
     count: int,
     delta: float = DELTA,
+    weights_N: Array | None = None,
 ) -> Array:
     """Refit every resample (R, P), starting from the best fit."""
     starts = np.repeat(best.theta_P[None], count, axis=0)
     target_RN = log_target_N + drawn.shifts_RN
+    weights_RN = drawn.weights_RN * (1.0 if weights_N is None else weights_N)
     solution = minimise(
-        problem, starts, target_RN, drawn.weights_RN, delta, tolerance=BOOTSTRAP_TOLERANCE
+        problem, starts, target_RN, weights_RN, delta, tolerance=BOOTSTRAP_TOLERANCE
     )
     return solution.theta_RP
 

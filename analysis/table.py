@@ -29,12 +29,17 @@ NUMERIC = (
     "sparsity",
     "learning_rate",
     "batch_tokens",
+    "learning_rate_area",
+    "annealing_area",
+    "weight",
     "params_total",
     "params_active",
     "params_non_embedding",
     "params_compute",
 )
-"""Columns that hold positive numbers, where a table has them (sparsity may be zero)."""
+"""Columns that hold positive numbers, where a table has them."""
+
+MAY_BE_ZERO = ("sparsity", "annealing_area")
 
 LABELS = ("run", "architecture", "seed", "status")
 FINISHED = frozenset({"finished", "complete", "completed", "done", "final", "ok"})
@@ -131,6 +136,11 @@ class Table:
         return 6.0 * self.column("params") * self.column("tokens")
 
     @property
+    def weights(self) -> Array:
+        """Weights of the rows in a fit: the table's own column `weight`, else all one."""
+        return self.column("weight") if self.has("weight") else np.ones(len(self))
+
+    @property
     def rows(self) -> tuple[int, ...]:
         """Positions of the kept rows in the table as given."""
         return rows_of(self.frame.index)
@@ -213,7 +223,7 @@ def _rules(frame: pd.DataFrame, needs: tuple[str, ...]) -> pd.Series[Any]:
             continue
         if name in needs or name == "flops":
             exclude(~np.isfinite(frame[name]), f"{name} is not finite")
-        floor = frame[name] < 0 if name == "sparsity" else frame[name] <= 0
+        floor = frame[name] < 0 if name in MAY_BE_ZERO else frame[name] <= 0
         exclude(floor, f"{name} is not positive")
     exclude(_diverged(frame, rules), f"diverged: loss over {DIVERGENCE_FACTOR} × a smaller run's")
     return rules
@@ -222,7 +232,8 @@ def _rules(frame: pd.DataFrame, needs: tuple[str, ...]) -> pd.Series[Any]:
 def _diverged(frame: pd.DataFrame, rules: pd.Series[Any]) -> pd.Series[Any]:
     """Rows whose loss is far over that of a run of the same size on fewer or as many tokens.
 
-    More tokens never raise the loss of a model of the same size by half: such a run diverged.
+    More fresh tokens never raise the loss of a model of the same size by half: such a run
+    diverged. Tokens seen again may, so runs that repeat their data are left alone.
     """
     mask = pd.Series(False, index=frame.index)
     if not {"params", "tokens", "loss"} <= set(frame.columns):
@@ -230,6 +241,8 @@ def _diverged(frame: pd.DataFrame, rules: pd.Series[Any]) -> pd.Series[Any]:
     extra = ("architecture", "experts", "granularity", "sparsity", "unique_tokens")
     same = ["params", *(name for name in extra if name in frame)]
     sound = frame[rules.isna()].sort_values("tokens", kind="stable")
+    if "unique_tokens" in frame:
+        sound = sound[~(sound["tokens"] > sound["unique_tokens"])]
     best = sound.groupby(same, dropna=False, sort=False)["loss"].cummin()
     mask.loc[sound.index] = sound["loss"] > DIVERGENCE_FACTOR * best
     return mask

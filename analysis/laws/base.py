@@ -72,8 +72,18 @@ class Problem(ABC):
         """The law's own parameters (R, number of parameters)."""
 
     @abstractmethod
+    def coordinates(self, values_P: Array) -> Array:
+        """θ of the law's own parameters: the inverse of `natural` for one set (P,)."""
+
     def at_bounds(self, theta_RP: Array) -> NDArray[np.int8]:
-        """For each of the law's own parameters −1 at its lower bound, +1 at its upper, else 0."""
+        """For each of the law's own parameters −1 at its lower bound, +1 at its upper, else 0.
+
+        Here for laws whose parameters stand in the order of their coordinates.
+        """
+        near_P = 1e-6 * (self.high_P - self.low_P)
+        ends = (theta_RP >= self.high_P - near_P).astype(np.int8)
+        ends -= (theta_RP <= self.low_P + near_P).astype(np.int8)
+        return ends
 
     def unidentifiable(self) -> list[NotIdentifiable]:
         """What the design leaves free, whatever the losses are."""
@@ -89,7 +99,7 @@ class Law(ABC):
     source: str
     parameters: tuple[Parameter, ...]
     columns: tuple[str, ...]
-    target: ClassVar[str] = "loss"
+    target: str = "loss"
     version: ClassVar[int] = 1
 
     @property

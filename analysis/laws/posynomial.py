@@ -15,14 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import qmc
 
-from analysis.laws.base import Array, ComputeRule, Law, Parameter, Problem, Values
-from analysis.notices import AnalysisError, NotIdentifiable
+from analysis.laws.base import Array, Law, Parameter, Problem, Values
+from analysis.notices import NotIdentifiable
 
 LOWEST_SHARE = 1e-4
 """A term under this share of the typical loss everywhere counts as absent."""
+HIGHEST_SHARE = 4.0
+"""No term exceeds the loss; the slack is for noise, and for the median as the typical loss."""
 EXPONENTS = (0.01, 3.0)
 """Exponents outside this range are a flat line or a wall, not a power law."""
 GRID_POINTS = 1600
+SOBOL_POWER = 12
 STARTS = 12
 
 Derive = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -49,6 +52,7 @@ class Posynomial(Law):
     terms: tuple[Term, ...]
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     derive: Derive = dict
+    target: str = "loss"
 
     @property
     def exponents(self) -> tuple[str, ...]:
@@ -68,7 +72,7 @@ class Posynomial(Law):
             total = total + value
         return total
 
-    def problem(self, columns: Mapping[str, Array], log_target_N: Array) -> Problem:
+    def problem(self, columns: Mapping[str, Array], log_target_N: Array) -> PosynomialProblem:
         """The terms as linear forms of the centred logs of the columns."""
         columns = self.derive(columns)
         rows = len(log_target_N)
@@ -80,10 +84,6 @@ class Posynomial(Law):
                     sign * np.log(columns[column]) for column, sign in signs.items()
                 )
         return PosynomialProblem(self, logs_KNQ, log_target_N)
-
-    def optimum(self, values: Values, flops: Array | float, rule: ComputeRule) -> Array:
-        """Overridden where the law trades parameters against tokens."""
-        raise AnalysisError(f"the {self.title} law has no compute-optimal allocation")
 
 
 class PosynomialProblem(Problem):
@@ -97,7 +97,7 @@ class PosynomialProblem(Problem):
         self.scale = float(np.median(log_target_N))
         bounds = [law.bounds.get(name, EXPONENTS) for name in law.exponents]
         low = [np.log(LOWEST_SHARE)] * self.n_terms + [low for low, _ in bounds]
-        high = [np.log(2.0)] * self.n_terms + [high for _, high in bounds]
+        high = [np.log(HIGHEST_SHARE)] * self.n_terms + [high for _, high in bounds]
         self.low_P, self.high_P = np.array(low), np.array(high)
         order = [term.coefficient for term in law.terms] + list(law.exponents)
         self.order = np.array([order.index(name) for name in law.names])
@@ -133,13 +133,17 @@ class PosynomialProblem(Problem):
             ordered = np.concatenate([np.exp(log_RK), theta_RP[:, self.n_terms :]], axis=1)
         return ordered[:, self.order]
 
+    def coordinates(self, values_P: Array) -> Array:
+        """Centred logs of the terms, and the exponents."""
+        ordered = values_P[np.argsort(self.order)]
+        exponents = ordered[self.n_terms :]
+        with np.errstate(divide="ignore"):
+            logs = np.log(ordered[: self.n_terms]) - self.scale + self.centre_KQ @ exponents
+        return np.asarray(np.clip(np.concatenate([logs, exponents]), self.low_P, self.high_P))
+
     def at_bounds(self, theta_RP: Array) -> NDArray[np.int8]:
-        """Which of the law's parameters are at an end of their range."""
-        span_P = self.high_P - self.low_P
-        near_RP = 1e-6 * span_P
-        ends = (theta_RP >= self.high_P - near_RP).astype(np.int8)
-        ends -= (theta_RP <= self.low_P + near_RP).astype(np.int8)
-        return ends[:, self.order]
+        """In the order of the law's parameters."""
+        return super().at_bounds(theta_RP)[:, self.order]
 
     def starts(self, log_target_N: Array) -> Array:
         """The best of a grid over the exponents, the coefficients by non-negative least squares."""
@@ -153,13 +157,17 @@ class PosynomialProblem(Problem):
 
     def _grid(self) -> Array:
         low, high = self.low_P[self.n_terms :], self.high_P[self.n_terms :]
-        low, high = np.maximum(low, 0.03), np.minimum(high, 2.0)
+        signed = low < 0
+        low = np.where(signed, np.arcsinh(low / 0.03), np.log(np.maximum(low, 0.03)))
+        high = np.where(signed, np.arcsinh(high / 0.03), np.log(np.minimum(high, 2.0)))
         if self.n_exponents <= 2:
             side = round(GRID_POINTS ** (1 / max(self.n_exponents, 1)))
-            axes = [np.geomspace(a, b, side) for a, b in zip(low, high, strict=True)]
-            return np.array(list(product(*axes))).reshape(-1, self.n_exponents)
-        unit = qmc.Sobol(self.n_exponents, scramble=False).random_base2(12)
-        return np.asarray(low * (high / low) ** unit)
+            axes = [np.linspace(a, b, side) for a, b in zip(low, high, strict=True)]
+            even = np.array(list(product(*axes))).reshape(-1, self.n_exponents)
+        else:
+            unit = qmc.Sobol(self.n_exponents, scramble=False).random_base2(SOBOL_POWER)
+            even = low + (high - low) * unit
+        return np.asarray(np.where(signed, 0.03 * np.sinh(even), np.exp(even)))
 
     def _project(self, exponents_GQ: Array, target_N: Array) -> tuple[Array, Array]:
         """Non-negative coefficients (G, K) of least relative error, and the error, per exponents.
@@ -224,7 +232,7 @@ class PosynomialProblem(Problem):
 
 def _spread(points_GQ: Array, cost_G: Array, count: int) -> NDArray[np.intp]:
     """The `count` cheapest points that are not close neighbours of a cheaper one."""
-    logs = np.log(points_GQ) if points_GQ.size else points_GQ
+    logs = np.arcsinh(points_GQ / 0.03)
     chosen: list[int] = []
     for g in np.argsort(cost_G, kind="stable"):
         gaps = [np.abs(logs[g] - logs[c]).max(initial=0.0) for c in chosen]

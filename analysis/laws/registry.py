@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import difflib
 
+from analysis.laws.annealing import ANNEALING, ANNEALING_ACROSS_SIZES
 from analysis.laws.base import Law
 from analysis.laws.chinchilla import CHINCHILLA
+from analysis.laws.data_constrained import DATA_CONSTRAINED, DATA_CONSTRAINED_C4
 from analysis.laws.envelope import ENVELOPE
+from analysis.laws.granularity import GRANULARITY
+from analysis.laws.hyperparameters import BATCH, LEARNING_RATE
+from analysis.laws.kaplan import KAPLAN
+from analysis.laws.over_training import OVER_TRAINING
+from analysis.laws.routed import ROUTED
+from analysis.laws.sparsity import SPARSITY
 from analysis.notices import AnalysisError
 
-LAWS: dict[str, Law] = {law.name: law for law in (CHINCHILLA, ENVELOPE)}
+LAWS: dict[str, Law] = {
+    law.name: law
+    for law in (
+        CHINCHILLA,
+        KAPLAN,
+        OVER_TRAINING,
+        DATA_CONSTRAINED,
+        DATA_CONSTRAINED_C4,
+        ROUTED,
+        GRANULARITY,
+        SPARSITY,
+        ENVELOPE,
+        ANNEALING,
+        ANNEALING_ACROSS_SIZES,
+        LEARNING_RATE,
+        BATCH,
+    )
+}
 
 
 def get(law: str | Law) -> Law:
