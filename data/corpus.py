@@ -67,6 +67,13 @@ LocalSource = CodeSource | TextSource | JsonlSource | ParquetSource
 Source = Annotated[LocalSource | HubSource, Field(discriminator="kind")]
 
 
+class EvaluationSet(Strict):
+    """Texts that training documents must not overlap with."""
+
+    source: Source
+    text_column: str = "text"
+
+
 class CorpusConfig(Strict):
     """A corpus and how it is filtered and split.
 
@@ -75,6 +82,10 @@ class CorpusConfig(Strict):
     `min_bytes` and `max_bytes` drop shorter and longer documents; a document over `split_bytes` is
     read as several. `max_documents` is shared evenly among the corpus' shards, and each reads its
     first ones. `corrupt_files` says whether a damaged file ends the job or is counted and left.
+    `duplicates` keeps one document of each set of equal ones (`exact`) or also of those whose word
+    5-grams have an estimated Jaccard similarity of `near_threshold` (`near`), where a held-out one
+    goes before any other. `decontaminate` drops training documents that have `overlap_words`
+    successive words in common with an evaluation set.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -87,6 +98,15 @@ class CorpusConfig(Strict):
     split_bytes: Annotated[int, Field(ge=64)] = 16 * MIB
     max_documents: Annotated[int, Field(gt=0)] | None = None
     corrupt_files: Literal["stop", "skip"] = "stop"
+    duplicates: Literal["keep", "exact", "near"] = "keep"
+    near_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    decontaminate: list[EvaluationSet] = []
+    overlap_words: Annotated[int, Field(gt=0)] = 13
+
+    @property
+    def cleans(self) -> bool:
+        """Whether documents are compared with others before they are tokenized."""
+        return self.duplicates != "keep" or bool(self.decontaminate)
 
 
 class CorpusFile(NamedTuple):
@@ -107,7 +127,7 @@ class Catalog:
         return sum(file.size for file in self.files)
 
 
-def scan(config: CorpusConfig) -> Catalog:
+def scan(config: CorpusConfig | EvaluationSet) -> Catalog:
     """Find the corpus. Raises `DataError` if it is missing or has no documents.
 
     The digest covers each local file's path below the root, size, and times of last change of

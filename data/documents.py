@@ -1,13 +1,14 @@
 """Rows to clean documents, each on its side of the split, every decision counted."""
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from data.corpus import CorpusConfig
-from data.pieces import Piece
+from data.pieces import Task
 from data.readers import Row, dataset
 from data.text import Document, clean
 
@@ -48,25 +49,38 @@ class Tally:
 
 
 class Placed(NamedTuple):
+    """A document, its side of the split, and the 16 bytes of hash that decided it."""
+
     document: Document
     side: Side
     digest: bytes
 
 
-def documents(
-    config: CorpusConfig, pieces: Sequence[Piece], limit: int | None, tally: Tally
-) -> Iterator[Placed]:
-    """Yield the clean documents of these pieces in order, at most `limit` of them."""
-    for row in dataset(config, pieces):
-        if limit is not None and tally.read >= limit:
+def documents(config: CorpusConfig, task: Task, tally: Tally) -> Iterator[Placed]:
+    """Yield the clean documents of a shard, in order."""
+    drops = _drops(task)
+    salt = hashlib.sha256(str(config.seed).encode()).digest()[:16]
+    number = 0
+    for row in dataset(config, task.pieces):
+        if task.limit is not None and tally.read >= task.limit:
             return
         document = _admit(config, row, tally)
-        if document is not None:
-            digest = hashlib.blake2b(
-                document.data, digest_size=16, salt=_salt(config.seed)
-            ).digest()
+        if document is None:
+            continue
+        if number in drops:
+            tally.dropped[drops[number]] += 1
+        else:
+            digest = hashlib.blake2b(document.data, digest_size=16, salt=salt).digest()
             held = int.from_bytes(digest[:8], "little") < config.heldout * 2.0**64
             yield Placed(document, "heldout" if held else "train", digest)
+        number += 1
+
+
+def _drops(task: Task) -> dict[int, str]:
+    if task.drops is None:
+        return {}
+    reasons = json.loads(task.drops.read_bytes())
+    return {number: reason for reason, numbers in reasons.items() for number in numbers}
 
 
 def _admit(config: CorpusConfig, row: Row, tally: Tally) -> Document | None:
@@ -89,7 +103,3 @@ def _admit(config: CorpusConfig, row: Row, tally: Tally) -> Document | None:
         return document
     tally.dropped[reason] += 1
     return None
-
-
-def _salt(seed: int) -> bytes:
-    return hashlib.sha256(str(seed).encode()).digest()[:16]

@@ -1,13 +1,15 @@
-"""A corpus cut into pieces that are read independently of each other."""
+"""A corpus cut into pieces that are read independently, and the pieces grouped into shards."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from data.corpus import MIB, Catalog, CorpusConfig, CorpusFile, HubSource
 from data.errors import missing_column
 
 COMPRESSED = (".gz", ".zst")
 TYPICAL_EXPANSION = 3
+FEWEST_DOCUMENTS = 1000  # that a shard with a limit reads
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,50 @@ class Piece:
     start: int
     stop: int
     size: int | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard of a corpus: the first `limit` documents of its pieces. `drops` is a file of JSON,
+    a reason to the numbers of the documents that are left out for it."""
+
+    number: int
+    pieces: tuple[Piece, ...]
+    limit: int | None = None
+    drops: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:05d}"
+
+
+def plan(config: CorpusConfig, catalog: Catalog) -> list[Task]:
+    """Cut a corpus into shards of consecutive pieces; pieces of unknown size are shards of their
+    own.
+
+    `max_documents` is shared evenly among shards, or, where that would be under 1,000 each, among
+    as many evenly spread shards as can have 1,000.
+    """
+    target = shard_bytes(catalog.size)
+    groups: list[list[Piece]] = []
+    room = 0
+    for piece in pieces(config, catalog):
+        if not groups or piece.size is None or piece.size > room:
+            groups.append([])
+            room = target
+        groups[-1].append(piece)
+        room -= target if piece.size is None else piece.size
+    if config.max_documents is None:
+        return [Task(number, tuple(group), None) for number, group in enumerate(groups)]
+    used = min(len(groups), -(-config.max_documents // FEWEST_DOCUMENTS))
+    return [
+        Task(
+            number,
+            tuple(groups[number * len(groups) // used]),
+            config.max_documents // used + (number < config.max_documents % used),
+        )
+        for number in range(used)
+    ]
 
 
 def shard_bytes(total: int) -> int:

@@ -14,11 +14,13 @@ from typing import Literal
 
 from data.corpus import CorpusConfig, scan
 from data.documents import SIDES, Tally, documents
+from data.duplicates import MarkJob, without_copies
 from data.errors import DataError
 from data.files import file_sha256, make_folder, require_space, sha256, write_atomic
 from data.megatron import token_type
+from data.pieces import Task, plan
 from data.store import TokenStore
-from data.tokenize import Job, Record, Task, plan, record_path, tokenize
+from data.tokenize import Job, Record, record_path, run_tasks, tokenize
 from data.tokenizer import Tokenizer, TokenizerConfig, load, train
 
 # The modules that decide which tokens are written; a change in any of them makes new stores.
@@ -26,10 +28,12 @@ CODE = (
     "compressed",
     "corpus",
     "documents",
+    "duplicates",
     "hub",
     "megatron",
     "pieces",
     "readers",
+    "shingles",
     "text",
     "tokenize",
     "tokenizer",
@@ -38,11 +42,14 @@ TRAINING_SHARDS = 64  # a tokenizer is trained on at most this many shards, even
 VERIFY_BYTES = 1 << 30  # a cached store up to this size is read in full before each use
 
 
+Stage = Literal["wait", "deduplicate", "train tokenizer", "tokenize"]
+
+
 @dataclass(frozen=True)
 class Progress:
     """`done` of `total` shards are read, with these bytes of text and tokens, in `seconds`."""
 
-    stage: Literal["wait", "train tokenizer", "tokenize"]
+    stage: Stage
     done: int
     total: int
     bytes: int = 0
@@ -55,6 +62,24 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+
+
+class Meter:
+    """Reports the progress of a stage as its shards are done."""
+
+    def __init__(self, stage: Stage, total: int, report: Report, done: int = 0) -> None:
+        self._stage, self._total, self._report = stage, total, report
+        self._done, self._bytes, self._tokens = done, 0, 0
+        self._started = time.monotonic()
+
+    def add(self, tally: Tally) -> None:
+        self._done += 1
+        self._bytes += tally.bytes.total()
+        self._tokens += tally.tokens.total()
+        seconds = time.monotonic() - self._started
+        self._report(
+            Progress(self._stage, self._done, self._total, self._bytes, self._tokens, seconds)
+        )
 
 
 @dataclass(frozen=True)
@@ -99,8 +124,25 @@ def prepare(
     report = progress or (lambda _: None)
     cache = Path(cache).expanduser().absolute()
     catalog = scan(corpus)
-    tasks = cache_result(partial(plan, corpus, catalog))
-    found = sha256(corpus.model_dump_json(), catalog.digest, _code())
+    against = [scan(evaluation).digest for evaluation in corpus.decontaminate]
+    found = sha256(corpus.model_dump_json(), catalog.digest, *against, _code())
+
+    @cache_result
+    def tasks() -> list[Task]:
+        planned = plan(corpus, catalog)
+        if not corpus.cleans:
+            return planned
+        folder = make_folder(cache / "duplicates") / f"{corpus.name}-{found[:16]}"
+        with alone(folder.with_suffix(".lock"), partial(report, Progress("wait", 0, 1))):
+            meter = Meter("deduplicate", len(planned), report)
+            return without_copies(
+                MarkJob(folder, corpus),
+                planned,
+                lambda function, job, missing: run_tasks(
+                    function, job, missing, workers, lambda _, tally: meter.add(tally)
+                ),
+            )
+
     path, made = _tokenizer(corpus, tokenizer, tasks, found, cache / "tokenizers", report)
     tokens = make_folder(cache / "tokens")
     folder = tokens / f"{corpus.name}-{sha256(found, made.fingerprint)[:16]}"
@@ -151,21 +193,11 @@ def _make(
     text_bytes = sum(piece.size or 0 for task in missing for piece in task.pieces)
     # Tokenizers of practical sizes make at most one token of two bytes.
     require_space(job.folder, text_bytes // 2 * dtype.itemsize)
-    started, made = time.monotonic(), Tally()
+    meter = Meter("tokenize", len(tasks), report, done=len(records))
 
     def done(task: Task, record: Record) -> None:
         records[task.number] = record
-        made.add(record.tally)
-        report(
-            Progress(
-                "tokenize",
-                len(records),
-                len(tasks),
-                made.bytes.total(),
-                made.tokens.total(),
-                time.monotonic() - started,
-            )
-        )
+        meter.add(record.tally)
 
     tokenize(job, missing, workers, done)
     ledger = Tally()
@@ -240,19 +272,19 @@ def _training_texts(
 ) -> Iterator[str]:
     """Training documents, `sample_bytes` of them taken evenly over evenly spread shards."""
     chosen = tasks[:: -(-len(tasks) // TRAINING_SHARDS)]
-    started, total = time.monotonic(), 0
-    for number, task in enumerate(chosen, start=1):
-        room = config.sample_bytes // len(chosen)
-        for document, side, _ in documents(corpus, task.pieces, task.limit, Tally()):
-            if side == "train" and room > 0:
+    meter = Meter("train tokenizer", len(chosen), report)
+    total = Tally()
+    for task in chosen:
+        used = Tally()
+        for document, side, _ in documents(corpus, task, Tally()):
+            if side == "train":
                 yield document.text
-                room -= len(document.data)
-                total += len(document.data)
-            if room <= 0:
+                used.bytes[side] += len(document.data)
+            if used.bytes[side] >= config.sample_bytes // len(chosen):
                 break
-        seconds = time.monotonic() - started
-        report(Progress("train tokenizer", number, len(chosen), total, 0, seconds))
-    if not total:
+        meter.add(used)
+        total.add(used)
+    if not total.bytes:
         raise DataError(
             f"{corpus.name} has no training documents: all are held out, filtered or empty",
             ("heldout",),

@@ -125,7 +125,7 @@ def _rest_of_line(file: IO[bytes]) -> int:
 
 def _parse(line: bytes) -> tuple[Any, tuple[str, ...]]:
     try:
-        return json.loads(line.decode()), ()
+        return json.loads(line.decode("utf-8-sig")), ()
     except UnicodeDecodeError:
         notes: tuple[str, ...] = ("invalid_utf8",)
         line = line.decode(errors="replace").encode()

@@ -11,36 +11,24 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
-from data.corpus import MIB, Catalog, CorpusConfig
+from data.corpus import MIB, CorpusConfig
 from data.documents import SIDES, Placed, Side, Tally, documents
 from data.errors import DataError
 from data.files import atomic, sha256_bytes, write_atomic
 from data.megatron import Writer, token_type
-from data.pieces import Piece, pieces, shard_bytes
+from data.pieces import Task
 from data.store import Shard
 from data.tokenizer import Tokenizer
 
 BATCH_CHARS = MIB
 BATCH_DOCUMENTS = 1024
-FEWEST_DOCUMENTS = 1000  # that a limited shard reads
 RAY_RETRIES = 3
-
-
-@dataclass(frozen=True)
-class Task:
-    """One shard to be made: the first `limit` documents of `pieces`."""
-
-    number: int
-    pieces: tuple[Piece, ...]
-    limit: int | None
-
-    @property
-    def name(self) -> str:
-        return f"{self.number:05d}"
+J = TypeVar("J")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -72,35 +60,6 @@ class Record:
         return cls(shards, Tally.from_dict(record["tally"]))
 
 
-def plan(config: CorpusConfig, catalog: Catalog) -> list[Task]:
-    """Cut a corpus into shards of consecutive pieces; pieces of unknown size are shards of their
-    own.
-
-    `max_documents` is shared evenly among shards, or, where that would be under 1,000 each, among
-    as many evenly spread shards as can have 1,000.
-    """
-    target = shard_bytes(catalog.size)
-    groups: list[list[Piece]] = []
-    room = 0
-    for piece in pieces(config, catalog):
-        if not groups or piece.size is None or piece.size > room:
-            groups.append([])
-            room = target
-        groups[-1].append(piece)
-        room -= target if piece.size is None else piece.size
-    if config.max_documents is None:
-        return [Task(number, tuple(group), None) for number, group in enumerate(groups)]
-    used = min(len(groups), -(-config.max_documents // FEWEST_DOCUMENTS))
-    return [
-        Task(
-            number,
-            tuple(groups[number * len(groups) // used]),
-            config.max_documents // used + (number < config.max_documents % used),
-        )
-        for number in range(used)
-    ]
-
-
 def record_path(folder: Path, task: Task) -> Path:
     return folder / "shards" / f"{task.name}.json"
 
@@ -117,7 +76,7 @@ def tokenize_shard(job: Job, task: Task) -> Record:
             side: stack.enter_context(atomic(job.folder / side / f"{task.name}.bin"))
             for side in SIDES
         }
-        for batch in _batches(documents(job.corpus, task.pieces, task.limit, tally)):
+        for batch in _batches(documents(job.corpus, task, tally)):
             for placed, tokens in zip(batch, _encode(tokenizer, batch, dtype), strict=True):
                 writers[placed.side].add(files[placed.side], tokens)
                 tally.documents[placed.side] += 1
@@ -190,28 +149,42 @@ def _tokenizer(text: str, end_of_document: str) -> Tokenizer:
     return Tokenizer(text, end_of_document)
 
 
-Done = Callable[[Task, Record], None]
+def tokenize(
+    job: Job, tasks: Sequence[Task], workers: int, done: Callable[[Task, Record], None]
+) -> None:
+    """Make these shards; `done` is called as each is committed."""
+    run_tasks(tokenize_shard, job, tasks, workers, done)
 
 
-def tokenize(job: Job, tasks: Sequence[Task], workers: int, done: Done) -> None:
-    """Make these shards with `workers` Ray tasks at a time, or, with 0, in this process.
-
-    `done` is called as each is committed. Ray must have been initialised by the caller.
-    """
+def run_tasks(
+    function: Callable[[J, Task], R],
+    job: J,
+    tasks: Sequence[Task],
+    workers: int,
+    done: Callable[[Task, R], None],
+) -> None:
+    """Call `function(job, task)` for each task, `workers` of them at a time as Ray tasks, or, with
+    0, in this process. Ray must have been initialised by the caller."""
     if workers == 0:
         for task in tasks:
-            done(task, tokenize_shard(job, task))
+            done(task, function(job, task))
     else:
-        _tokenize_with_ray(job, tasks, workers, done)
+        _run_with_ray(function, job, tasks, workers, done)
 
 
-def _tokenize_with_ray(job: Job, tasks: Sequence[Task], workers: int, done: Done) -> None:
+def _run_with_ray(
+    function: Callable[[J, Task], R],
+    job: J,
+    tasks: Sequence[Task],
+    workers: int,
+    done: Callable[[Task, R], None],
+) -> None:
     import ray
 
     if not ray.is_initialized():
         raise RuntimeError("tokenizing with workers needs ray.init() first (or workers=0)")
     remote = ray.remote(num_cpus=1, max_retries=RAY_RETRIES)(_worker)
-    shared = ray.put(job)
+    shared = ray.put((function, job))
     waiting = list(reversed(tasks))
     running: dict[Any, Task] = {}
     try:
@@ -219,10 +192,9 @@ def _tokenize_with_ray(job: Job, tasks: Sequence[Task], workers: int, done: Done
             while waiting and len(running) < workers:
                 task = waiting.pop()
                 running[remote.remote(shared, task)] = task
-            finished, _ = ray.wait(list(running), num_returns=1)
-            for reference in finished:
-                task = running.pop(reference)
-                done(task, ray.get(reference))
+            (finished,), _ = ray.wait(list(running), num_returns=1)
+            task = running.pop(finished)
+            done(task, ray.get(finished))
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, DataError) else error from None
     finally:
@@ -230,7 +202,8 @@ def _tokenize_with_ray(job: Job, tasks: Sequence[Task], workers: int, done: Done
             ray.cancel(reference)
 
 
-def _worker(job: Job, task: Task) -> Record:
+def _worker(shared: tuple[Callable[[J, Task], R], J], task: Task) -> R:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # Ray runs one task a core
     os.environ.setdefault("USE_TORCH", "0")  # spares `datasets` 2 s and 300 MB a worker
-    return tokenize_shard(job, task)
+    function, job = shared
+    return function(job, task)

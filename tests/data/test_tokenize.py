@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from data.corpus import MIB, Catalog, CorpusConfig, CorpusFile, scan
 from data.documents import SIDES
 from data.errors import DataError
-from data.pieces import Piece, pieces, shard_bytes
+from data.pieces import Piece, Task, pieces, plan, shard_bytes
 from data.prepare import Prepared
 from data.store import TokenStore
-from data.tokenize import Job, Record, Task, cut, plan, record_path, tokenize
+from data.tokenize import Job, Record, cut, record_path, tokenize
 from data.tokenizer import Tokenizer
 
 
