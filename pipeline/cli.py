@@ -83,9 +83,11 @@ def run(
 ) -> None:
     """Run a whole study: tokens, plan, training, laws, MLflow. Run again, it goes on."""
     from pipeline.config import load_study
+
+    loaded = load_study(study, overrides, check=True)
     from pipeline.study import run_study
 
-    run_study(load_study(study, overrides, check_models=True), _console(), slots)
+    run_study(loaded, _console(), slots)
 
 
 @app.command(
@@ -100,10 +102,12 @@ def plan(
 ) -> None:
     """The preflight alone: runs, tokens, epochs, FLOPs, and the time here. Trains nothing."""
     from pipeline.config import load_study
+
+    loaded = load_study(study, overrides, check=True)
     from pipeline.plan import as_dict
     from pipeline.study import preflight
 
-    ready = preflight(load_study(study, overrides, check_models=True), _console(as_json), slots)
+    ready = preflight(loaded, _console(as_json), slots)
     if as_json:
         _print_json(
             as_dict(ready.plan)

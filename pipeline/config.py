@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from data.corpus import CorpusConfig
-from data.tokenizer import TokenizerConfig
+from data.corpus import CorpusConfig, scan
+from data.tokenizer import TokenizerConfig, load
 from pipeline.errors import ConfigError, nearest
 from pipeline.faults import describe, dotted
 from pipeline.rules import Rule
@@ -56,6 +58,12 @@ class IsoflopGrid(Strict):
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
     min_steps: Count = 100
     max_epochs: Positive = 4.0
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """The fewest and the most parameters that any budget could want, generously (C = 6ND)."""
+        expected = [math.sqrt(budget / (6 * self.tokens_per_parameter)) for budget in self.budgets]
+        return min(expected) / self.spread / 4, max(expected) * self.spread * 4
 
     @model_validator(mode="after")
     def _distinct(self) -> IsoflopGrid:
@@ -151,12 +159,11 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load_study(
-    path: Path | str, overrides: list[str] | None = None, check_models: bool = False
-) -> Study:
+def load_study(path: Path | str, overrides: list[str] | None = None, check: bool = False) -> Study:
     """The study in the YAML file at ``path`` (or the name of one under ``configs/studies/``).
 
-    ``check_models`` also builds every recipe's description, which needs torch.
+    ``check`` also looks at what the study names: that the corpus and the tokenizer are there, and
+    that every recipe makes models (which needs torch).
 
     Raises:
         ConfigError: every fault found, each with its place, what was given and what is allowed.
@@ -171,23 +178,39 @@ def load_study(
         faults += describe(error, Study, resolver.where, known=resolver.broken)
     if faults:
         raise ConfigError(faults)
-    if check_models:
-        _check_recipes(study, resolver)
+    if check:
+        _check(study, resolver)
     return study
 
 
-def _check_recipes(study: Study, resolver: _Resolver) -> None:
-    from models import Recipe, RecipeError
-
-    faults = []
+def _check(study: Study, resolver: _Resolver) -> None:
+    """Raise all that is wrong with the files and the models that a study names."""
+    checks: list[tuple[Key, Callable[[], object]]] = [(("corpus",), lambda: scan(study.corpus))]
+    if study.tokenizer.kind == "file":
+        checks.append((("tokenizer",), lambda: load(study.tokenizer)))
     for name, architecture in study.architectures.items():
+        key: Key = ("architectures", name, "recipe")
+        checks.append((key, partial(_check_recipe, study, architecture.recipe)))
+    faults = []
+    for prefix, look in checks:
         try:
-            Recipe.from_dict(architecture.recipe)
-        except RecipeError as error:
-            key: Key = ("architectures", name, "recipe", *error.key)
+            look()
+        except ValueError as error:
+            key = (*prefix, *(getattr(error, "key", None) or ()))
             faults.append(f"{resolver.where(key)}: {dotted(key)}: {error}")
     if faults:
         raise ConfigError(faults)
+
+
+def _check_recipe(study: Study, recipe: dict[str, Any]) -> None:
+    from models import Recipe
+    from models.size import shapes
+
+    low, high = study.grid.reach
+    vocab_size, convention = study.tokenizer.vocab_size or 1024, study.grid.convention
+    shapes(
+        Recipe.from_dict(recipe), vocab_size=vocab_size, low=low, high=high, convention=convention
+    )
 
 
 class _Resolver:

@@ -178,8 +178,7 @@ def make_plan(study: Study, tokens: Tokens) -> Plan:
 def _ladder(study: Study, architecture: str, recipe: Recipe, vocab_size: int) -> list[Shape]:
     """Every shape that the grid could want of this architecture, smallest first, with its cost."""
     grid = study.grid
-    expected = [math.sqrt(budget / (6 * grid.tokens_per_parameter)) for budget in grid.budgets]
-    low, high = min(expected) / grid.spread / 4, max(expected) * grid.spread * 4
+    low, high = grid.reach
     ladder = [
         Shape(architecture, model, cost(model, study.train.sequence_length))
         for model in shapes(

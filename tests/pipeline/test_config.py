@@ -34,9 +34,9 @@ def study(tmp_path):
     return write
 
 
-def refusal(path: Path, *overrides: str, check_models: bool = False) -> str:
+def refusal(path: Path, *overrides: str, check: bool = False) -> str:
     with pytest.raises(ConfigError) as caught:
-        load_study(path, list(overrides), check_models)
+        load_study(path, list(overrides), check)
     return str(caught.value)
 
 
@@ -44,7 +44,7 @@ def refusal(path: Path, *overrides: str, check_models: bool = False) -> str:
     "path", sorted((ROOT / "configs/studies").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_every_study_of_the_repository_loads(path):
-    assert load_study(path, check_models=True).architectures
+    assert load_study(path, check=True).architectures
 
 
 def test_a_study_loads_with_its_corpus_and_recipes_resolved(study):
@@ -104,15 +104,36 @@ def test_a_fault_in_a_recipe_points_into_the_file_that_holds_it(study, tmp_path)
     (tmp_path / "mine.yaml").write_text(
         "pattern: attention+mlp\nbranches:\n  mlp: {activatoin: gelu}\n"
     )
-    message = refusal(study("recipe: llama", "recipe: mine.yaml"), check_models=True)
+    message = refusal(study("recipe: llama", "recipe: mine.yaml"), check=True)
     assert "mine.yaml:3:9: architectures.dense.recipe.branches.mlp.activatoin: " in message
     assert "activation" in message
     override = study(
         "{recipe: llama}", "{recipe: llama, override: {branches: {attention: {n_hads: 3}}}}"
     )
-    message = refusal(override, check_models=True)
+    message = refusal(override, check=True)
     assert "study.yaml:5:" in message
     assert "n_hads" in message
+
+
+def test_what_a_study_names_is_looked_at_before_anything_starts(study, tmp_path):
+    message = refusal(study("root: stdlib", "root: /nowhere"), check=True)
+    assert "study.yaml:2:43: corpus.source.root: there is no corpus at /nowhere" in message
+    missing = study("{kind: bpe, vocab_size: 512}", "{kind: file, path: none.json}")
+    assert "tokenizer.path: cannot read the tokenizer none.json" in refusal(missing, check=True)
+    heads = study("{recipe: llama}", "{recipe: llama, override: {branches: {attention: {n_heads: 5}}}}")
+    message = refusal(heads, check=True)
+    assert "study.yaml:5:60: architectures.dense.recipe.branches.attention.n_heads: " in message
+    assert "5" in message
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(study, tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "<|endoftext|>": 1}, []))
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.save(str(tmp_path / "t.json"))
+    path = study("{kind: bpe, vocab_size: 512}", "{kind: file, path: %s, vocab_size: 512}" % (tmp_path / "t.json"))
+    assert "tokenizer.vocab_size: " in (message := refusal(path, check=True))
+    assert "has a vocabulary of 2, not 512" in message
 
 
 def test_refusing_takes_under_a_second(study):
