@@ -12,7 +12,7 @@ from models.branch import Branch, Frame
 from models.errors import RecipeError
 from models.model import Model
 from models.norm import norm
-from models.pattern import Use, tile
+from models.pattern import Use
 from models.positions import Learned, Sinusoidal, scheme
 from models.recipe import ModelConfig
 from models.residual import Layer, Residual
@@ -24,7 +24,7 @@ def build(config: ModelConfig) -> Model:
     spec: Any = recipe.norm
     layers = []
     shared: dict[str, Residual] = {}
-    for i, uses in enumerate(tile(recipe.layers, config.n_layers)):
+    for i, uses in enumerate(config.layers()):
         residuals = [shared.get(use.name) if use.shared else None for use in uses]
         owned = [residual is None for residual in residuals]
         made = [
@@ -52,7 +52,7 @@ def build(config: ModelConfig) -> Model:
 
 def validate_branches(config: ModelConfig) -> None:
     """Build each branch once on the meta device; RecipeError says what does not fit."""
-    uses = {use.name: use for layer in config.recipe.layers for use in layer}
+    uses = {use.name: use for layer in config.layers() for use in layer}
     with torch.device("meta"):
         for use in uses.values():
             _branch(config, use, 0)
@@ -79,5 +79,4 @@ def _branch(config: ModelConfig, use: Use, layer: int) -> Branch:
 
 def n_branches(config: ModelConfig) -> int:
     """Residual branches from the embedding to the head."""
-    layers = config.recipe.layers
-    return sum(map(len, layers)) * config.n_layers // len(layers)
+    return sum(map(len, config.layers()))

@@ -2,7 +2,7 @@
 
 | role                  | scaled (GPT-2)     | fan_in             | mup                        |
 |-----------------------|--------------------|--------------------|----------------------------|
-| embedding             | N(0, std)          | N(0, std)          | N(0, std), rate × 1        |
+| embedding             | N(0, std)          | N(0, std)          | N(0, 1), rate × 1          |
 | hidden (into branch)  | N(0, std)          | N(0, 1/√fan_in)    | N(0, 1/√fan_in), rate × b/D|
 | out (of a branch)     | hidden / √branches | hidden / √branches | hidden / √branches, × b/D  |
 | head                  | N(0, std)          | N(0, 1/√fan_in)    | 0, rate × b/D              |
@@ -14,7 +14,7 @@ root of their number, so that the stream's variance does not grow with depth. `m
 update parametrisation for Adam (Tensor Programs V, 2203.03466, table 8): a matrix whose fan-in
 grows with the width takes the learning rate times base_width/fan-in at that width, b/D above, so
 that the best rate found at `base_width` holds at every width; a tied head multiplies logits by
-base_width/D instead. `embedding_std` overrides std for embeddings. Weight decay is divided by the
+base_width/D instead. `embedding_std` overrides the table for embeddings. Weight decay is divided by the
 rate's multiplier, since AdamW multiplies the two (2405.13698).
 """
 
@@ -53,7 +53,7 @@ def init_weights(model: Model, seed: int) -> None:
                 std = _std(module.role, module.in_features, spec, depth)
                 _normal(module.weight, std, seed, name)
         elif isinstance(module, nn.Embedding):
-            std = spec.std if spec.embedding_std is None else spec.embedding_std
+            std = _embedding_std(spec)
             _normal(module.weight, std, seed, name)
         elif isinstance(module, RMSNorm | LayerNorm):
             module.weight.fill_(1.0)
@@ -123,6 +123,12 @@ def _std(role: str, fan_in: int, spec: InitSpec, depth: float) -> float:
         return 0.0
     std = spec.std if spec.scheme == "scaled" else 1 / math.sqrt(fan_in)
     return std * depth if role == "out" else std
+
+
+def _embedding_std(spec: InitSpec) -> float:
+    if spec.embedding_std is not None:
+        return spec.embedding_std
+    return 1.0 if spec.scheme == "mup" else spec.std
 
 
 def _spec(config: ModelConfig) -> InitSpec:

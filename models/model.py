@@ -103,12 +103,12 @@ class Model(nn.Module):
 
     def uses(self) -> list[Residual]:
         """Every use of a branch in order; a shared one comes up at each of its uses."""
-        return [use for layer in self.layers if isinstance(layer, Layer) for use in layer.residuals]
+        return [use for layer in self.layers if isinstance(layer, Layer) for use in layer.uses]
 
     def new_cache(self) -> Cache:
         """An empty cache for decoding."""
         layers = [layer for layer in self.layers if isinstance(layer, Layer)]
-        return Cache([[{} for _ in layer.residuals] for layer in layers])
+        return Cache([[{} for _ in layer.uses] for layer in layers])
 
     def init_weights(self, seed: int) -> None:
         """Set every parameter by the recipe's scheme; the same for the same seed and names."""
@@ -151,7 +151,7 @@ def _averaged(aux: Aux) -> Aux:
 def _aux_weights(layers: Sequence[Layer]) -> dict[str, float]:
     weights: dict[str, float] = {}
     for layer in layers:
-        for residual in layer.residuals:
+        for residual in layer.uses:
             for name, weight in residual.branch.aux_weights.items():
                 assert weights.setdefault(name, weight) == weight, "one weight per auxiliary loss"
     return weights

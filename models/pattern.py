@@ -21,24 +21,28 @@ Layer = tuple[Use, ...]
 def parse(pattern: str, key: Key = ("pattern",)) -> tuple[Layer, ...]:
     """`"mamba mamba+&attention+&mlp"` to two layers of one and three uses."""
     layers = tuple(tuple(_use(word, key) for word in layer.split("+")) for layer in pattern.split())
-    if not layers:
+    if not layers and key[-1] != "prefix":
         raise RecipeError(key, pattern, "layers of branches such as attention+mlp", "names nothing")
     return layers
 
 
-def tile(layers: tuple[Layer, ...], n_layers: int) -> tuple[Layer, ...]:
-    """The pattern repeated to `n_layers`, which must be a multiple of its length."""
-    period = len(layers)
-    if n_layers < 1 or n_layers % period:
-        below = n_layers // period * period
-        near = [n for n in (below, below + period) if n > 0]
+def tile(
+    layers: tuple[Layer, ...], n_layers: int, prefix: tuple[Layer, ...] = ()
+) -> tuple[Layer, ...]:
+    """`prefix`, then the pattern repeated to `n_layers` in all, which it must fit."""
+    period, first = len(layers), len(prefix)
+    n_tiled = n_layers - first
+    if n_tiled < 1 or n_tiled % period:
+        below = n_tiled // period * period
+        near = [first + n for n in (below, below + period) if n > 0]
         raise RecipeError(
             ("n_layers",),
             n_layers,
-            f"multiples of the pattern's {period} layers, such as {' or '.join(map(str, near))}",
+            (f"{first} plus " if first else "")
+            + f"multiples of the pattern's {period} layers, such as {' or '.join(map(str, near))}",
             "does not tile the pattern",
         )
-    return layers * (n_layers // period)
+    return prefix + layers * (n_tiled // period)
 
 
 def _use(word: str, key: Key) -> Use:

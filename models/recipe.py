@@ -58,10 +58,12 @@ class Recipe:
     """A family of models: everything but width, depth and vocabulary.
 
     `branches` holds the options of each branch that the pattern names. A name is a registered
-    branch, or any other with `type:` naming one (`swa: {type: attention, window: 1024}`).
+    branch, or any other with `type:` naming one (`swa: {type: attention, window: 1024}`). `prefix`
+    are layers before the tiled pattern; `n_layers` counts them.
     """
 
     pattern: str
+    prefix: str = ""
     branches: Mapping[str, Any] = field(default_factory=dict)
     norm: Mapping[str, Any] | NormSpec = field(default_factory=NormSpec)
     positions: str | Mapping[str, Any] = "none"
@@ -98,6 +100,11 @@ class Recipe:
         """One period of the pattern."""
         return parse(self.pattern)
 
+    @property
+    def first_layers(self) -> tuple[Layer, ...]:
+        """Layers before the pattern."""
+        return parse(self.prefix, ("prefix",))
+
     def at(self, *, width: int, n_layers: int, vocab_size: int) -> ModelConfig:
         """The member of this family with that shape; RecipeError if it cannot be built."""
         config = ModelConfig(recipe=self, width=width, n_layers=n_layers, vocab_size=vocab_size)
@@ -106,7 +113,7 @@ class Recipe:
 
     def _resolved_branches(self) -> dict[str, dict[str, Any]]:
         known = registry.branches()
-        used = [use.name for layer in self.layers for use in layer]
+        used = [use.name for layer in self.first_layers + self.layers for use in layer]
         if isinstance(self.encoder, EncoderSpec):
             encoder = parse(self.encoder.pattern, ("encoder", "pattern"))
             used += [use.name for layer in encoder for use in layer]
@@ -149,10 +156,14 @@ class ModelConfig:
             value = getattr(self, name)
             if not schema.matches(value, int) or value < 1:
                 raise RecipeError((name,), value, "a whole number from 1 up", "wrong value")
-        tile(self.recipe.layers, self.n_layers)
+        self.layers()
         from models.assembly import validate_branches
 
         validate_branches(self)
+
+    def layers(self) -> tuple[Layer, ...]:
+        """Every layer, first to last."""
+        return tile(self.recipe.layers, self.n_layers, self.recipe.first_layers)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` reads it back."""

@@ -43,28 +43,23 @@ Slots = list[State]
 
 
 class Layer(nn.Module):
-    """Residuals one after the other, or side by side. A shared residual is registered as `owned`
-    by the first layer that uses it, and only referred to by the others."""
+    """Residuals one after the other, or side by side. A shared residual is registered as one of the
+    `residuals` of the first layer that uses it, and only referred to by the others."""
 
     def __init__(self, residuals: Sequence[Residual], owned: Sequence[bool], parallel: bool):
         super().__init__()
         self.parallel = parallel
-        self.owned = nn.ModuleList(
+        self.residuals = nn.ModuleList(
             residual for residual, mine in zip(residuals, owned, strict=True) if mine
         )
-        self._uses = tuple(residuals)  # a tuple is not registered: no duplicates in the state dict
-
-    @property
-    def residuals(self) -> tuple[Residual, ...]:
-        """All uses, shared ones included."""
-        return self._uses
+        self.uses = tuple(residuals)  # a tuple is not registered: no duplicates in the state dict
 
     def forward(
         self, x_BTD: Tensor, context: Context, slots: Slots | None = None
     ) -> tuple[Tensor, Aux]:
         """One layer of the stream; `slots` are its branches' states."""
         input_BTD, collected = x_BTD, {}
-        for i, residual in enumerate(self._uses):
+        for i, residual in enumerate(self.uses):
             context.state = None if slots is None else slots[i]
             if self.parallel:
                 y_BTD, aux = residual.update(input_BTD, context)

@@ -65,11 +65,14 @@ def params_of(config: ModelConfig, convention: str = "compute") -> int:
 
 
 def depths(recipe: Recipe, width: int) -> tuple[int, ...]:
-    """Layers at a width by the recipe's rule, rounded both ways to periods of its pattern."""
+    """Layers at a width by the recipe's rule, rounded both ways to periods of its pattern; those of
+    the prefix come on top."""
     assert isinstance(recipe.depth, DepthSpec)
     period = len(recipe.layers)
     periods = math.floor(recipe.depth.coefficient * width**recipe.depth.exponent / period)
-    return (periods * period, (periods + 1) * period) if periods else (period,)
+    first = len(recipe.first_layers)
+    rounded = (periods * period, (periods + 1) * period) if periods else (period,)
+    return tuple(first + n for n in rounded)
 
 
 def widths() -> Iterator[int]:

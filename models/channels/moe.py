@@ -33,9 +33,10 @@ class Moe(Branch, name="moe"):
     """y = Σ_k g_k · expert_k(x) over the router's top_k of n_experts (GShard, 2006.16668;
     Switch, 2101.03961 for top_k 1; Mixtral, 2401.04088).
 
-    `normalize`: the chosen weights are made to sum to 1, by default if there are several (a single one
-    would be constant and the router learn nothing). Experts are `mlp`s; their weights are stacked (E, …) and carry `expert = True`. Reports the raw
-    losses `balance` and `router_z`, and `load`, the share of rows of each expert.
+    `normalize`: the chosen weights are made to sum to 1; by default if there are several (a single
+    one would be constant, and the router learn nothing). Experts are `mlp`s; their weights are
+    stacked (E, …) and carry `expert = True`. Reports the raw losses `balance` and `router_z`, and
+    `load`, the share of rows of each expert.
     """
 
     def __init__(

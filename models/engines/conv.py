@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.engines.select import kernel
+
 
 def flops(length: int, n_taps: int, n_channels: int) -> int:
     """Taps that fall on the sequence, one multiply-add each."""
@@ -40,6 +42,11 @@ def conv(
     """The sum of shifted copies, which needs no transposition; `before` are the inputs already
     seen, n_taps - 1 of them (zeros at the start of a sequence)."""
     n_taps, length = weight_IQ.shape[1], x_BTI.shape[1]
+    cuda = kernel("causal_conv1d") if x_BTI.is_cuda else None
+    if cuda is not None and before_BQI is None and 2 <= n_taps <= 4:
+        runs_BT = None if segments_BT is None else segments_BT.to(torch.int32)
+        y_BIT = cuda.causal_conv1d_fn(x_BTI.transpose(1, 2), weight_IQ, bias_I, seq_idx=runs_BT)
+        return y_BIT.transpose(1, 2)  # type: ignore[no-any-return]
     if before_BQI is None:
         padded = F.pad(x_BTI, (0, 0, n_taps - 1, 0))
     else:

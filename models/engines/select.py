@@ -11,8 +11,7 @@ import torch
 
 _KERNELS = {
     "softmax": "flash_attn",
-    "selective_scan": "mamba_ssm",
-    "linear_recurrence": "mamba_ssm",
+    "selective_scan": "mamba_ssm.ops.selective_scan_interface",
     "conv": "causal_conv1d",
 }
 _PYTORCH = {

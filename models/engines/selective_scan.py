@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.engines.select import kernel
+
 
 def flops(length: int, n_channels: int, n_states: int) -> int:
     """Per state ΔA, (Δx)B, decay and sum, read-out (2); per channel Δx."""
@@ -199,6 +201,12 @@ def scan(
     state_BIS: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`naive` by the fastest form for the device; computes in float32 at least."""
+    cuda = kernel("mamba_ssm.ops.selective_scan_interface") if x_BTI.is_cuda else None
+    if cuda is not None and starts_BT is None and state_BIS is None:
+        steps = (x_BTI, delta_BTI, B_BTS, C_BTS)
+        x, delta, B, C = (t.transpose(1, 2).contiguous() for t in steps)
+        y, last = cuda.selective_scan_fn(x, delta, A_IS, B, C, return_last_state=True)
+        return y.transpose(1, 2), last
     dtype = torch.promote_types(x_BTI.dtype, torch.float32)
     wide = [t.to(dtype) for t in (x_BTI, delta_BTI, A_IS, B_BTS, C_BTS)]
     y_BTI, last = chunked(wide[0], wide[1], wide[2], wide[3], wide[4], starts_BT, state_BIS)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.engines.select import kernel
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -100,7 +102,10 @@ def attend(
     bias_HTS: Tensor | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """`naive` by the fastest form that fits: SDPA, in blocks for a window shorter than the row."""
+    """`naive` by the fastest form that fits: flash_attn on CUDA, else SDPA, in blocks for a window
+    shorter than the row."""
+    if segments is None and bias_HTS is None and _flash_takes(q_BTHK, mask):
+        return _flash(q_BTHK, k_BSGK, v_BSGV, mask, scale, softcap or 0.0)
     if softcap is not None:
         return naive(
             q_BTHK, k_BSGK, v_BSGV, mask,
@@ -125,6 +130,28 @@ def attend(
     if bias_HTS is not None:
         seen = bias_HTS.masked_fill(~seen, -torch.inf)
     return _sdpa(q_BTHK, k_BSGK, v_BSGV, seen, scale)
+
+
+def _flash_takes(q_BTHK: Tensor, mask: Mask) -> bool:
+    half = q_BTHK.dtype in (torch.bfloat16, torch.float16)
+    shaped = mask.stride is None and not mask.n_global
+    return q_BTHK.is_cuda and half and shaped and kernel("flash_attn") is not None
+
+
+def _flash(
+    q_BTHK: Tensor, k_BSGK: Tensor, v_BSGV: Tensor, mask: Mask, scale: float, softcap: float
+) -> Tensor:
+    reach = -1 if mask.window is None else mask.window - 1
+    y_BTHV: Tensor = kernel("flash_attn").flash_attn_func(  # type: ignore[union-attr]
+        q_BTHK,
+        k_BSGK,
+        v_BSGV,
+        softmax_scale=scale,
+        causal=mask.causal,
+        window_size=(reach, 0 if mask.causal else reach),
+        softcap=softcap,
+    )
+    return y_BTHV
 
 
 def same_segment(query_BT: Tensor, key_BS: Tensor) -> Tensor:

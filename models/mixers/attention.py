@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,9 +29,10 @@ def head_width_for(width: int) -> int:
 class Attention(Branch, name="attention"):
     """softmax(q kᵀ / √K) v over the visible positions (1706.03762).
 
-    n_kv_heads: 1 is multi-query, fewer than n_heads grouped. queries_per_kv says the same as a
-    ratio. qk_norm: RMSNorm of queries and keys per head. bias: on q, k, v and, with out_bias, on
-    the output. softcap: scores pass cap·tanh(s/cap) (Gemma 2, 2408.00118).
+    n_kv_heads: 1 is multi-query, fewer than n_heads grouped; queries_per_kv says the same as a
+    ratio. qk_norm: RMSNorm of queries and keys, of each head (Gemma 3) or all at once (OLMo 2).
+    bias: on q, k, v and, with out_bias, on the output. softcap: scores pass cap·tanh(s/cap)
+    (Gemma 2, 2408.00118). scale: of the scores, 1/√K by default.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class Attention(Branch, name="attention"):
         stride: int | None = None,
         local: int = 1,
         n_global: int = 0,
-        qk_norm: bool = False,
+        qk_norm: Literal["none", "head", "full"] = "none",
         bias: bool = False,
         out_bias: bool = False,
         softcap: float | None = None,
@@ -63,8 +65,10 @@ class Attention(Branch, name="attention"):
         self.alibi = positions if isinstance(positions, Alibi) else None
         inner = self.n_heads * self.head_width
         self.qkv = Linear(frame.width, inner + 2 * self.n_kv_heads * self.head_width, bias=bias)
-        self.q_norm = RMSNorm(self.head_width, frame.norm_eps) if qk_norm else None
-        self.k_norm = RMSNorm(self.head_width, frame.norm_eps) if qk_norm else None
+        self.q_norm, self.k_norm = (
+            None if qk_norm == "none" else RMSNorm(n * self.head_width, frame.norm_eps)
+            for n in ((1, 1) if qk_norm == "head" else (self.n_heads, self.n_kv_heads))
+        )
         self.out = Linear(inner, frame.width, bias=out_bias, role="out")
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
@@ -73,7 +77,8 @@ class Attention(Branch, name="attention"):
         qkv = self.qkv(x_BTD).view(*x_BTD.shape[:2], H + 2 * G, self.head_width)
         qk, v_BSGK = qkv[:, :, : H + G], qkv[:, :, H + G :]
         if self.q_norm is not None and self.k_norm is not None:
-            qk = torch.cat([self.q_norm(qk[:, :, :H]), self.k_norm(qk[:, :, H:])], 2)
+            parts = zip((self.q_norm, self.k_norm), torch.split(qk, [H, G], 2), strict=True)
+            qk = torch.cat([_normed(norm, part) for norm, part in parts], 2)
         if self.rope is not None:
             qk = turn(qk, *self._table(qk, self.rope, context))
         q_BTHK, k_BSGK = qk[:, :, :H], qk[:, :, H:]
@@ -117,6 +122,12 @@ class Attention(Branch, name="attention"):
             (alibi, self.n_heads, q_BTHK.dtype),
             lambda: alibi.bias(self.n_heads, key_S[n_keys - n_queries :], key_S, q_BTHK.dtype),
         )
+
+
+def _normed(norm: RMSNorm, x_BTHK: Tensor) -> Tensor:
+    """One head at a time or all at once, as wide as the norm is."""
+    x: Tensor = norm(x_BTHK.reshape(*x_BTHK.shape[:2], -1, norm.weight.numel()))
+    return x.view_as(x_BTHK)
 
 
 def _remember(state: dict[str, Tensor], k_BSGK: Tensor, v_BSGK: Tensor) -> tuple[Tensor, Tensor]:

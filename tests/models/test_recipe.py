@@ -28,7 +28,7 @@ def test_a_name_may_be_another_branch_with_options() -> None:
         }
     )
     layers = build(recipe.at(width=32, n_layers=2, vocab_size=8)).layers
-    windows = [layer.residuals[0].branch.mask.window for layer in layers]
+    windows = [layer.uses[0].branch.mask.window for layer in layers]
     assert windows == [4, None]
 
 
@@ -41,7 +41,7 @@ def test_shared_branches_are_counted_once_and_used_often() -> None:
     assert each.params.total - once.params.total == 2 * attention
     assert each.flops_per_token == once.flops_per_token
     model = build(shared.at(**shape))
-    uses = [layer.residuals[-1] for layer in model.layers if len(layer.residuals) == 2]
+    uses = [layer.uses[-1] for layer in model.layers if len(layer.uses) == 2]
     assert len(set(map(id, uses))) == 1
     assert len(model.state_dict()) == len(list(model.parameters()))
 
