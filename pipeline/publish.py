@@ -1,12 +1,17 @@
-"""What a fitted study shows to those who were not there: its records in MLflow."""
+"""What a fitted study shows to those who were not there: its fits, plots and report in MLflow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+from pipeline.fit_record import digest
 from pipeline.forwarder import Forwarder
+from pipeline.record import Record
 from pipeline.tracking import Tracker, scrubbed
+
+REPORT_FILES = ("report.html", "table.csv", "plots", "fits")
 
 
 def publish(tracker: Tracker, analysis: Mapping[str, Any], say: Callable[[str], None]) -> None:
@@ -16,6 +21,20 @@ def publish(tracker: Tracker, analysis: Mapping[str, Any], say: Callable[[str], 
     try:
         for architecture, part in analysis["architectures"].items():
             tracker.log_fit(architecture, part)
-    except Exception as error:  # whatever MLflow or its store raises, the fits are on disk
+        tracker.log(report_record(tracker.folder))
+    except Exception as error:  # whatever MLflow or its store raises, all of it is on disk
         reason = scrubbed(str(error)).partition("\n")[0]
         say(f"MLflow at {scrubbed(tracker.uri)} took no fits ({reason}); `isoflop fit` sends them")
+
+
+def report_record(study_folder: Path) -> Record:
+    """The study as a whole: its report, its table, every plot and every fit."""
+    present = [path for name in REPORT_FILES if (path := study_folder / name).exists()]
+    content = [path.read_text(encoding="utf-8") for path in present if path.is_file()]
+    return Record(
+        kind="report",
+        name="report",
+        fingerprint=digest("".join(content)),
+        note="Open `report.html` among the artifacts: the study from question to answer.",
+        artifacts=tuple(present),
+    )

@@ -1,0 +1,144 @@
+"""The report says what the analysis says, needs nothing but itself, and can be read anywhere."""
+
+import json
+import re
+import shutil
+import subprocess
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.study import StudyAnalysis, analyze
+from pipeline.config import Study, load_study
+from pipeline.plan import Plan, Skipped
+from pipeline.report import page
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+LAWS = {"dense": (1.35, 120.0, 400.0), "moe": (1.35, 95.0, 420.0)}
+PROBE = """
+<body><iframe id="frame"></iframe><script>
+const page = PAGE, frame = document.getElementById("frame");
+frame.srcdoc = page;
+frame.onload = () => {
+  const inner = frame.contentDocument, found = [];
+  for (const [width, scheme] of [[400, "light"], [400, "dark"], [1600, "light"], [1600, "dark"]]) {
+    frame.style = `width:${width}px;height:900px;border:0`;
+    inner.documentElement.style.colorScheme = scheme;
+    const marks = [...inner.querySelectorAll("figure svg path")];
+    const style = frame.contentWindow.getComputedStyle(inner.body);
+    const text = [...inner.querySelectorAll(".panels svg text.tick")];
+    found.push({
+      width, scheme,
+      overflow: inner.documentElement.scrollWidth - width,
+      panels: [...inner.querySelectorAll(".panels svg")].map((svg) => svg.getBBox().width > 300),
+      drawn: marks.filter((mark) => mark.getTotalLength() > 1).length,
+      smallest: Math.min(...text.map((each) => each.getBoundingClientRect().height)),
+      ink: style.color, paper: style.backgroundColor,
+    });
+  }
+  const button = inner.querySelector(".legend button");
+  button.click();
+  const off = inner.querySelectorAll(".off").length;
+  document.body.textContent = JSON.stringify({found, off});
+};
+</script></body>
+"""
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    """Two architectures at three budgets, and one run that diverged."""
+    rows = []
+    for name, (floor, size, data) in LAWS.items():
+        for budget in (1e11, 4e11, 1.6e12):
+            for params in np.sqrt(budget / 150) * np.geomspace(1 / 3, 3, 5):
+                tokens = budget / 6 / params
+                loss = floor + size / params**0.36 + data / tokens**0.36
+                rows.append({"architecture": name, "budget": budget, "params": params})
+                rows[-1] |= {"tokens": tokens, "flops": budget, "loss": loss}
+    table = pd.DataFrame(rows)
+    table["run"] = [f"run-{row}" for row in range(len(table))]
+    table["status"], table["steps"], table["learning_rate"] = "finished", 100, 0.01
+    table["train_seconds"], table["mfu"], table["unique_tokens"] = 10.0, 0.4, 1e7
+    table["bits_per_byte"] = table["loss"] / 2
+    table.loc[3, "status"] = "diverged"
+    table.loc[3, ["loss", "bits_per_byte"]] = np.nan
+    return table
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return load_study("quickstart", ["question=Which is <best> & why?"])
+
+
+@pytest.fixture(scope="module")
+def analysis(frame: pd.DataFrame) -> StudyAnalysis:
+    return analyze(frame, resamples=100)
+
+
+@pytest.fixture(scope="module")
+def html(study: Study, frame: pd.DataFrame, analysis: StudyAnalysis) -> str:
+    curves = frame[["run", "flops", "loss"]].dropna()
+    skipped = Skipped("moe", 1e11, 1234, "min_steps", "it would take 62 steps; at least 100")
+    plan = Plan((), (skipped,), None)  # type: ignore[arg-type]
+    return page(study, plan, frame, curves, analysis)
+
+
+def test_it_answers_for_every_architecture(html: str, analysis: StudyAnalysis) -> None:
+    for name, part in analysis.architectures.items():
+        assert f"</i>{name}</h2>" in html
+        assert part.approach3
+        assert f"C<sup>{part.approach3.derived['a'].value:.2f}</sup>" in html
+
+
+def test_it_names_what_was_left_out(html: str, frame: pd.DataFrame) -> None:
+    assert "it would take 62 steps" in html
+    (left_out,) = re.findall(r"<h2>Left out</h2>(.*?)</section>", html)
+    assert "run-3" in left_out
+
+
+def test_text_is_escaped(html: str) -> None:
+    assert escape("Which is <best> & why?") in html
+
+
+def test_it_loads_nothing(html: str) -> None:
+    assert not re.findall(r"(?:src|href)\s*=|url\((?!#)|@import|https?://", html)
+    assert len(html) < 2**20
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium here")
+def test_it_draws_and_reads_in_a_browser(html: str, tmp_path: Path) -> None:
+    seen = _browse(html, tmp_path)
+    panels = html.count('<svg viewBox="0 0 400')
+    for view in seen["found"]:
+        assert view["overflow"] <= 0, view
+        assert view["panels"] == [True] * panels
+        assert view["drawn"] > 20 * panels
+        assert view["smallest"] >= 9, "ticks of 9 px are the least that one can read"
+        contrast = abs(_grey(view["ink"]) - _grey(view["paper"]))
+        assert contrast > 150
+        assert (_grey(view["paper"]) < 60) == (view["scheme"] == "dark")
+    assert seen["off"] > 0
+
+
+def _browse(html: str, folder: Path) -> Any:
+    """What a page finds out about the report in a frame, at several widths and in both themes."""
+    probe = folder / "probe.html"
+    probe.write_text(PROBE.replace("PAGE", json.dumps(html).replace("</", "<\\/")))
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000"]
+    command += ["--window-size=1700,1000", probe.as_uri()]
+    dom = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    (found,) = re.findall(r"\{.*\}", dom)
+    return json.loads(found)
+
+
+def _grey(colour: str) -> float:
+    """Mean of the channels of ``rgb(…)``."""
+    return float(np.mean([float(part) for part in re.findall(r"[\d.]+", colour)[:3]]))
