@@ -1,129 +1,210 @@
 """Any rank's batch, computed from the step alone: the whole state of a loader is one integer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from data.batch import Batch, document_layout
+from data.batch import Batch, causal, rank_rows
 from data.errors import DataError
-from data.order import Order
+from data.heldout import Heldout
+from data.mixture import Blend, Mixture, Part
+from data.order import Indices, Order
+from data.packing import PackedStore
 from data.store import TokenStore
 
-Objective = Callable[[np.ndarray, np.ndarray], Batch]
+Objective = Callable[[Batch, Indices], Batch]
+Packing = Literal["concatenate", "best-fit"]
 
 
-def rank_rows(batch_size: int, rank: int, world: int) -> range:
-    """The rows of a global batch that fall to a rank: contiguous, even to within one."""
-    if not 0 <= rank < world:
-        raise IndexError(f"rank {rank} is not in a world of {world}")
-    return range(rank * batch_size // world, (rank + 1) * batch_size // world)
+class Exposure(NamedTuple):
+    """What some steps have seen of a source: tokens, of which unique, in how many epochs."""
+
+    name: str
+    tokens: int
+    unique_tokens: int
+    epochs: float
+
+
+class _Source(Protocol):
+    """Sequences that are read by number. `tokens` are the targets in all of them together."""
+
+    n_sequences: int
+    tokens: int
+    fingerprint: str
+
+    def read(self, sequences: Indices) -> Batch: ...
 
 
 class Loader:
-    """Training batches over a store's tokens as one stream, cut into windows of `sequence_length`.
+    """Training batches: the store's tokens in windows of `order_length` (by default, one sequence),
+    each window once before any comes again, in an order that depends on (seed, store) alone.
 
-    Window i reads tokens [i*T, i*T + T], so that each token but the first is the target of one
-    window. Windows come in the order of `data.order.Order`, all of them before any again.
-    `batch_size` is the number of sequences in an optimizer step over all ranks. `objective` maps
-    windows (B, T+1) and their sample positions (B,) to a `Batch`; without one, each token predicts
-    the next. `separate_documents` adds the segments and positions that keep documents apart.
+    `batch_size` is the number of sequences in an optimizer step over all ranks. `objective` maps a
+    causal batch and its sample numbers to another batch (`data.objectives`). `separate_documents`
+    adds segments and positions that keep documents apart. `packing` is either the plain stream,
+    where each token but the first is the target of one window, or whole documents packed without
+    cutting any that fits (`data.packing`), which always keeps them apart. A `Mixture` interleaves
+    several stores by weight.
     """
 
     def __init__(
         self,
-        store: TokenStore,
+        store: TokenStore | Mixture,
         sequence_length: int,
         batch_size: int,
         seed: int,
         objective: Objective | None = None,
         separate_documents: bool = False,
+        packing: Packing = "concatenate",
+        order_length: int | None = None,
     ) -> None:
-        self.store = store
+        mixture = store if isinstance(store, Mixture) else Mixture((Part("all", store),))
+        self.parts = mixture.parts
         self.sequence_length = sequence_length
         self.batch_size = batch_size
-        self.n_samples = (store.n_tokens - 1) // sequence_length
-        if self.n_samples < 1:
-            raise DataError(
-                f"{store.folder} has {store.n_tokens} tokens: too few for one sequence of "
-                f"{sequence_length} and its next token",
-                ("sequence_length",),
-            )
-        self.order = Order(self.n_samples, seed, store.fingerprint)
-        self._end = store.end_of_document if separate_documents else None
-        self._objective = objective or (lambda windows, _: causal(windows, self._end))
+        self.order_length = order_length or sequence_length
+        self._arguments = (store, seed, objective, separate_documents, packing)
+        self._objective = objective
+        self._first_step, self._first_sequence = 0, 0
+        self._per_window = _whole(self.order_length, sequence_length, "order_length")
+        if packing == "best-fit" and self._per_window > 1:
+            raise DataError("best-fit packing has no order_length of its own", ("order_length",))
+        self._sources: list[_Source] = [
+            PackedStore(part.store, sequence_length)
+            if packing == "best-fit"
+            else _Windows(part.store, self.order_length, sequence_length, separate_documents)
+            for part in self.parts
+        ]
+        windows = [source.n_sequences // self._per_window for source in self._sources]
+        self._orders = [
+            Order(count, seed, source.fingerprint)
+            for count, source in zip(windows, self._sources, strict=True)
+        ]
+        self._blend = Blend(
+            [part.weight for part in self.parts],
+            [
+                None if part.max_epochs is None else int(part.max_epochs * count)
+                for part, count in zip(self.parts, windows, strict=True)
+            ],
+        )
+
+    @property
+    def n_samples(self) -> int:
+        """Sequences in one pass over every source."""
+        return sum(source.n_sequences for source in self._sources)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The rows of optimizer step `step` (from 0) that fall to `rank`."""
         rows = rank_rows(self.batch_size, rank, world)
-        positions = step * self.batch_size + np.arange(rows.start, rows.stop, dtype=np.int64)
-        windows = np.empty((len(rows), self.sequence_length + 1), np.int64)
-        self.store.gather(self.order(positions) * self.sequence_length, windows)
-        return self._objective(windows, positions)
+        samples = self.samples(step) + np.arange(rows.start, rows.stop, dtype=np.int64)
+        windows, parts = np.divmod(samples, self._per_window)
+        chosen, numbers = self._blend.locate(windows)
+        batches = []
+        for number, (source, order) in enumerate(zip(self._sources, self._orders, strict=True)):
+            own = np.flatnonzero(chosen == number)
+            if own.size or len(self._sources) == 1:
+                sequences = order(numbers[own]) * self._per_window + parts[own]
+                batches.append((own, source.read(sequences)))
+        batch = batches[0][1] if len(batches) == 1 else _interleave(batches, len(samples))
+        return batch if self._objective is None else self._objective(batch, samples)
+
+    def samples(self, step: int) -> int:
+        """Sequences that the steps before `step` consume."""
+        return self._first_sequence + (step - self._first_step) * self.batch_size
+
+    def switched(self, step: int, sequence_length: int, batch_size: int) -> "Loader":
+        """This loader with another shape from optimizer step `step` on.
+
+        Tokens go on in the same order where they stopped, none twice and none left out: the shape
+        only says how that stream is cut. Needs an `order_length` that both lengths divide.
+        """
+        store, seed, objective, separate, packing = self._arguments
+        loader = Loader(
+            store,
+            sequence_length,
+            batch_size,
+            seed,
+            objective,
+            separate,
+            packing,
+            self.order_length,
+        )
+        tokens = self.samples(step) * self.sequence_length
+        loader._first_step = step
+        loader._first_sequence = _whole(tokens, sequence_length, "sequence_length")
+        return loader
+
+    def exposures(self, step: int) -> tuple[Exposure, ...]:
+        """What `step` optimizer steps have seen of each source."""
+        windows, rest = divmod(self.samples(step), self._per_window)
+        counts = [count * self._per_window for count in self._blend.counts(windows)]
+        if rest:
+            (begun,), _ = self._blend.locate(np.array([windows]))
+            counts[begun] += rest
+        return tuple(
+            _exposure(part.name, count / source.n_sequences, source.tokens)
+            for part, count, source in zip(self.parts, counts, self._sources, strict=True)
+        )
 
     def epochs(self, step: int) -> float:
-        """Passes over the data that `step` optimizer steps make."""
-        return step * self.batch_size / self.n_samples
+        """Passes over the data, all sources together, that `step` optimizer steps make."""
+        return self.samples(step) / self.n_samples
 
     def unique_tokens(self, step: int) -> int:
         """Different tokens that were targets in `step` optimizer steps."""
-        return min(step * self.batch_size, self.n_samples) * self.sequence_length
+        return sum(exposure.unique_tokens for exposure in self.exposures(step))
 
-    @staticmethod
-    def heldout(
-        store: TokenStore,
-        sequence_length: int,
-        batch_size: int,
-        max_tokens: int | None = None,
-        separate_documents: bool = False,
-    ) -> "Heldout":
-        return Heldout(store, sequence_length, batch_size, max_tokens, separate_documents)
+    heldout = Heldout
 
 
-class Heldout:
-    """Evaluation batches: each of the first `n_tokens` tokens is a target once, whatever the shape.
-
-    The first token is predicted from an end of document; the last rows are padded with weight 0.
-    Every rank gets the same number of batches, so that collective operations match.
-    """
+class _Windows:
+    """The stream of documents cut into sequences: number i reads the tokens [i*T, i*T + T]. What is
+    left after the last whole window of `order_length` is not read."""
 
     def __init__(
-        self,
-        store: TokenStore,
-        sequence_length: int,
-        batch_size: int,
-        max_tokens: int | None = None,
-        separate_documents: bool = False,
+        self, store: TokenStore, order_length: int, sequence_length: int, separate: bool
     ) -> None:
         self.store = store
-        self.sequence_length = sequence_length
-        self.batch_size = batch_size
-        self.n_tokens = min(store.n_tokens, max_tokens or store.n_tokens)
-        self.n_batches = -(-self.n_tokens // (sequence_length * batch_size))
-        self._end = store.end_of_document if separate_documents else None
+        self.fingerprint = store.fingerprint
+        windows = (store.n_tokens - 1) // order_length
+        self.n_sequences = windows * order_length // sequence_length
+        self.tokens = windows * order_length
+        self._sequence_length = sequence_length
+        self._end = store.end_of_document if separate else None
+        if windows < 1:
+            raise DataError(
+                f"{store.folder} has {store.n_tokens} tokens: too few for one sequence of "
+                f"{order_length} and its next token",
+                ("sequence_length",),
+            )
 
-    def batches(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        for number in range(self.n_batches):
-            rows = rank_rows(self.batch_size, rank, world)
-            first = (number * self.batch_size + np.array(rows, np.int64)) * self.sequence_length
-            batch = causal(np.stack([self._window(start) for start in first.tolist()]), self._end)
-            index_BT = first[:, None] + np.arange(self.sequence_length)
-            batch.weights_BT[index_BT >= self.n_tokens] = 0
-            yield batch
-
-    def _window(self, start: int) -> np.ndarray:
-        """Targets [start, start + T) after the token before them, padded with ends of documents."""
-        window = np.full(self.sequence_length + 1, self.store.end_of_document, np.int64)
-        low, high = max(start - 1, 0), min(start + self.sequence_length, self.n_tokens)
-        if low < high:
-            at = low - (start - 1)
-            window[at : at + high - low] = self.store.window(low, high - low)
-        return window
+    def read(self, sequences: Indices) -> Batch:
+        windows_BW = np.empty((len(sequences), self._sequence_length + 1), np.int64)
+        self.store.gather(sequences * self._sequence_length, windows_BW)
+        return causal(windows_BW, self._end)
 
 
-def causal(windows: np.ndarray, end_of_document: int | None = None) -> Batch:
-    """Each token predicts the next: windows (B, T+1) to a batch of (B, T), without copying."""
-    tokens_BT, targets_BT = windows[:, :-1], windows[:, 1:]
-    weights_BT = np.ones(targets_BT.shape, np.float32)
-    if end_of_document is None:
-        return Batch(tokens_BT, targets_BT, weights_BT)
-    return Batch(tokens_BT, targets_BT, weights_BT, *document_layout(tokens_BT, end_of_document))
+def _interleave(batches: list[tuple[Indices, Batch]], size: int) -> Batch:
+    """One batch of rows that several sources contribute."""
+    arrays = {}
+    for field in fields(Batch):
+        pieces = [getattr(batch, field.name) for _, batch in batches]
+        if pieces[0] is not None:
+            whole = np.empty((size, *pieces[0].shape[1:]), pieces[0].dtype)
+            for (rows, _), piece in zip(batches, pieces, strict=True):
+                whole[rows] = piece
+            arrays[field.name] = whole
+    return Batch(**arrays)
+
+
+def _exposure(name: str, epochs: float, tokens: int) -> Exposure:
+    return Exposure(name, round(epochs * tokens), round(min(epochs, 1) * tokens), epochs)
+
+
+def _whole(total: int, part: int, key: str) -> int:
+    count, rest = divmod(total, part)
+    if rest or (not count and key == "order_length"):
+        raise DataError(f"{total} tokens are no whole number of sequences of {part}", (key,))
+    return count

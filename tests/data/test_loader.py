@@ -106,3 +106,25 @@ def test_a_store_shorter_than_a_sequence_is_refused(store: TokenStore) -> None:
     with pytest.raises(DataError, match="too few for one sequence of 1000000") as error:
         Loader(store, 1_000_000, 1, seed=0)
     assert error.value.key == ("sequence_length",)
+
+
+def test_a_change_of_shape_neither_repeats_nor_skips_tokens(store: TokenStore) -> None:
+    """Tokens in the order they are consumed are the same stream, however it is cut."""
+
+    def stream(loader: Loader, steps: range) -> np.ndarray:
+        return np.concatenate([loader.batch(step).targets_BT.ravel() for step in steps])
+
+    plain = Loader(store, 64, 4, seed=3, order_length=64)
+    short = Loader(store, 16, 4, seed=3, order_length=64)
+    wide = short.switched(step=8, sequence_length=32, batch_size=6)
+    long = wide.switched(step=16, sequence_length=64, batch_size=2)
+    tokens = [stream(short, range(8)), stream(wide, range(8, 16)), stream(long, range(16, 30))]
+    consumed = np.concatenate(tokens)
+    assert np.array_equal(consumed, stream(plain, range(20))[: len(consumed)])
+    assert long.exposures(30)[0].tokens == len(consumed)
+    with pytest.raises(DataError, match="no whole number of sequences of 64"):
+        short.switched(step=1, sequence_length=64, batch_size=3).switched(2, 16, 1).switched(
+            3, 64, 1
+        )
+    with pytest.raises(DataError, match="no whole number"):
+        Loader(store, 48, 4, seed=3, order_length=64)

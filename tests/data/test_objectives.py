@@ -1,0 +1,143 @@
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from data.batch import Batch, causal
+from data.errors import DataError
+from data.loader import Loader
+from data.objectives import Masked, MultiToken, ReplacedToken, SpanCorruption, uniforms
+from data.prepare import Prepared
+from data.store import TokenStore
+
+VOCAB = 1000
+Transform = Callable[[Batch, np.ndarray], Batch]
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return causal(np.random.default_rng(0).integers(5, 900, (64, 129)))
+
+
+SAMPLES = np.arange(64)
+OBJECTIVES: list[Transform] = [
+    Masked(mask_token=1, vocab_size=VOCAB),
+    ReplacedToken(vocab_size=VOCAB),
+    MultiToken(depth=3),
+    SpanCorruption(first_sentinel=999, end_of_document=0),
+    SpanCorruption(first_sentinel=999, end_of_document=0, joined=True),
+]
+
+
+def test_uniforms_are_uniform_and_a_function_of_the_sample() -> None:
+    numbers = uniforms(np.arange(1000), 100, "key", 0)
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    assert numbers.mean() == pytest.approx(0.5, abs=0.005)
+    assert np.array_equal(uniforms(np.array([7]), 100, "key", 0)[0], numbers[7])
+    assert not np.array_equal(uniforms(np.array([7]), 100, "key", 1)[0], numbers[7])
+    assert abs(np.corrcoef(numbers[:-1].ravel(), numbers[1:].ravel())[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+def test_rows_are_transformed_each_by_its_own_number(batch: Batch, objective: Transform) -> None:
+    whole = objective(batch, SAMPLES)
+    half = Batch(batch.tokens_BT[32:], batch.targets_BT[32:], batch.weights_BT[32:])
+    again = objective(half, SAMPLES[32:])
+    for name in ("tokens_BT", "targets_BT", "weights_BT", "sources_BS"):
+        if getattr(whole, name) is not None:
+            assert np.array_equal(getattr(whole, name)[32:], getattr(again, name))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+def test_the_given_batch_is_left_alone(batch: Batch, objective: Transform) -> None:
+    before = batch.tokens_BT.copy(), batch.targets_BT.copy(), batch.weights_BT.copy()
+    objective(batch, SAMPLES)
+    after = batch.tokens_BT, batch.targets_BT, batch.weights_BT
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_masking_replaces_80_10_10(batch: Batch) -> None:
+    out = Masked(mask_token=1, vocab_size=VOCAB)(batch, SAMPLES)
+    target = out.weights_BT > 0
+    assert target.mean() == pytest.approx(0.15, abs=0.02)
+    assert np.array_equal(out.targets_BT, batch.tokens_BT)
+    assert np.array_equal(out.tokens_BT[~target], batch.tokens_BT[~target])
+    masked = out.tokens_BT[target] == 1
+    same = out.tokens_BT[target] == batch.tokens_BT[target]
+    assert masked.mean() == pytest.approx(0.8, abs=0.04)
+    assert same.mean() == pytest.approx(0.1, abs=0.03)
+
+
+def test_replaced_tokens_are_those_that_differ(batch: Batch) -> None:
+    out = ReplacedToken(vocab_size=VOCAB)(batch, SAMPLES)
+    assert np.array_equal(out.targets_BT, (out.tokens_BT != batch.tokens_BT).astype(int))
+    assert out.targets_BT.mean() == pytest.approx(0.15, abs=0.02)
+    assert out.weights_BT.all()
+
+
+def test_multi_token_targets_are_the_tokens_ahead(batch: Batch) -> None:
+    out = MultiToken(depth=3)(batch, SAMPLES)
+    assert np.array_equal(out.targets_BT[..., 0], batch.targets_BT)
+    assert np.array_equal(out.targets_BT[:, :-2, 2], batch.targets_BT[:, 2:])
+    assert out.weights_BT.sum() == 64 * (128 + 127 + 126)
+
+
+def test_multi_token_targets_stay_in_their_document() -> None:
+    tokens = np.array([[5, 6, 0, 7, 8, 9]])
+    out = MultiToken(depth=2)(causal(tokens, end_of_document=0), np.array([0]))
+    assert out.weights_BT[0, :, 1].tolist() == [1, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize(
+    ("density", "mean_span"), [(0.15, 3.0), (0.5, 8.0), (0.01, 1.0), (0.9, 2.0)]
+)
+def test_source_and_target_spans_make_the_whole(
+    batch: Batch, joined: bool, density: float, mean_span: float
+) -> None:
+    objective = SpanCorruption(999, 0, density=density, mean_span=mean_span, joined=joined)
+    out = objective(batch, SAMPLES)
+    noise = max(round(128 * density), 1)
+    for row in range(64):
+        if joined:
+            weights = out.weights_BT[row]
+            target = out.targets_BT[row][weights > 0].tolist()
+            source = out.tokens_BT[row][: int((weights == 0).sum())].tolist()
+            assert out.tokens_BT[row][len(source)] == 0
+        else:
+            assert out.sources_BS is not None
+            source, target = out.sources_BS[row].tolist(), out.targets_BT[row].tolist()
+            assert out.tokens_BT[row].tolist() == [0, *target[:-1]]
+        sentinels = [token for token in target if token > 900]
+        assert sentinels == list(range(999, 999 - len(sentinels), -1))
+        at = [target.index(sentinel) for sentinel in sentinels]
+        spans = {target[low]: target[low + 1 : high] for low, high in pairwise(at)}
+        whole = [t for token in source for t in spans.get(token, [token])]
+        assert whole == batch.tokens_BT[row].tolist()
+        assert sum(map(len, spans.values())) == noise
+        assert all(spans.values())
+
+
+def test_spans_are_spread_evenly() -> None:
+    batch = causal(np.full((2000, 65), 7))
+    out = SpanCorruption(999, 0)(batch, np.arange(2000))
+    assert out.sources_BS is not None
+    first = np.argmax(out.sources_BS > 900, axis=1)
+    assert 8 < first.mean() < 25
+
+
+def test_span_corruption_refuses_separate_documents(batch: Batch) -> None:
+    apart = causal(batch.tokens_BT, end_of_document=0)
+    with pytest.raises(DataError, match="takes whole rows"):
+        SpanCorruption(999, 0)(apart, SAMPLES)
+
+
+def test_the_loader_applies_objectives_the_same_on_any_rank(prepared: Prepared) -> None:
+    store = TokenStore.open(prepared.train)
+    loader = Loader(store, 32, 8, seed=0, objective=Masked(mask_token=1, vocab_size=300))
+    parts = [loader.batch(4, rank, 3).tokens_BT for rank in range(3)]
+    assert np.array_equal(np.concatenate(parts), loader.batch(4).tokens_BT)
+    epoch_later = loader.n_samples // 8
+    assert not np.array_equal(loader.batch(4).weights_BT, loader.batch(4 + epoch_later).weights_BT)
