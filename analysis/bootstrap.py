@@ -7,6 +7,7 @@ seeds   the losses redrawn with the spread that replicate seeds show, the design
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,13 +31,18 @@ class Resamples:
 
 
 def draw(
-    table: Table, count: int, seed: int, kind: Kind | None = None, pair_by: str | None = None
+    table: Table,
+    count: int,
+    seed: int,
+    kind: Kind | None = None,
+    pair_by: str | None = None,
+    units: Sequence[str] = (),
 ) -> Resamples:
     """Draw `count` resamples.
 
     Unless told, by runs where a run has several rows, else by rows. With `pair_by`, a column
-    such as "seed", rows that agree on it are drawn together: two tables drawn with the same
-    seed over the same set of values are then paired.
+    such as "seed", rows that agree on it are drawn together: tables drawn with the same seed
+    over the same `units`, all values of that column, are paired.
     """
     rng = np.random.default_rng(seed)
     size = len(table)
@@ -52,7 +58,9 @@ def draw(
     if not table.has(label):
         message = f"rows cannot be resampled by {label!r}: the table has no such column"
         raise RefusedError(TooFewPoints(message))
-    names, cluster_N = np.unique(table.frame[label].astype(str), return_inverse=True)
+    labels = table.frame[label].astype(str).to_numpy()
+    names = np.unique(units) if len(units) else np.unique(labels)
+    cluster_N = np.searchsorted(names, labels)
     weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count)
     return Resamples(kind, weights[:, cluster_N].astype(np.float64), np.zeros((1, size)))
 

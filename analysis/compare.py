@@ -52,7 +52,7 @@ def gain_at_budget(
     Infinite where the baseline never gets there. Resamples of the two fits are paired by their
     order: they are dependent when they were drawn together.
     """
-    _identified(fit, baseline)
+    require_identified(fit, baseline)
     loss, loss_R = (fit.frontier(flops, values)[2] for values in (fit.values, fit.samples))
     count = min(len(fit.samples_RP), len(baseline.samples_RP))
     base_R = {name: values[:count] for name, values in baseline.samples.items()}
@@ -65,7 +65,7 @@ def gain_at_loss(
     fit: Fit, baseline: Fit, loss: float, names: tuple[str, str] = ("architecture", "baseline")
 ) -> Gain:
     """C_baseline(ℓ)/C_architecture(ℓ) at a given loss."""
-    _identified(fit, baseline)
+    require_identified(fit, baseline)
     target = np.asarray(loss, dtype=np.float64)
     count = min(len(fit.samples_RP), len(baseline.samples_RP))
     flops, flops_R = (flops_for_loss(fit, target, v) for v in (fit.values, fit.samples))
@@ -89,7 +89,8 @@ def flops_for_loss(fit: Fit, loss: Array, values: Values) -> Array:
     return np.where(reached, np.exp(high), np.inf)
 
 
-def _identified(*fits: Fit) -> None:
+def require_identified(*fits: Fit) -> None:
+    """Raise `RefusedError` where a design leaves a law's parameters free."""
     for fit in fits:
         for notice in fit.notices:
             if isinstance(notice, NotIdentifiable):

@@ -92,6 +92,22 @@ class ComputeNotPowerLaw(Notice):
     """The runs' own FLOPs a token do not follow one power of the parameter count."""
 
 
+class WarmupLong(Notice):
+    """Runs that spend much of their tokens warming up."""
+
+
+class DecayUnmatched(Notice):
+    """Runs whose learning-rate decay does not end with them."""
+
+
+class BatchAboveCritical(Notice):
+    """Runs whose batch is larger than their loss can use."""
+
+
+class LearningRateAtEdge(Notice):
+    """Runs whose learning rate lies at the end of the range it was chosen from."""
+
+
 class StartsDisagree(Notice):
     """Few of the starts reached the best objective."""
 

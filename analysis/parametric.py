@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from analysis.robust import DELTA, minimise
 from analysis.table import Table
 
 BOOTSTRAP_TOLERANCE = 1e-7
-AGREEMENT = 1e-6
+AGREEMENT = 1e-4
 DESCENTS = 2
 
 
@@ -51,13 +51,16 @@ def fit(
     delta: float = DELTA,
     level: float = LEVEL,
     convention: str = "params",
+    pair_by: str | None = None,
+    units: Sequence[str] = (),
 ) -> Fit:
     """Fit a law to a table of runs.
 
     `columns` maps standard column names to the table's own; `kind` is the form of the bootstrap
-    (rows, runs or seeds); a column `weight` weighs the rows; `delta` is Huber's, in units of log L (infinity gives least squares);
-    `convention` names what the table counts as parameters. Raises `TableError` for a table that
-    is not one, `RefusedError` where there are fewer runs than parameters.
+    (rows, runs or seeds); a column `weight` weighs the rows; `delta` is Huber's, in units of
+    log L (infinity gives least squares); `convention` names what counts as parameters;
+    `pair_by` and `units` draw the resamples of several tables together (`bootstrap.draw`). Raises
+    `TableError` for a table that is not one, `RefusedError` where there are too few runs.
     """
     law = get(law)
     table = Table.read(table, columns, needs=(*law.columns, law.target))
@@ -65,7 +68,7 @@ def fit(
     log_target = np.log(table.column(law.target))
     problem = law.problem(table.columns(law.columns), log_target)
     best = optimise(problem, log_target, delta, table.weights)
-    drawn = bootstrap.draw(table, resamples, seed, kind)
+    drawn = bootstrap.draw(table, resamples, seed, kind, pair_by, units)
     theta_RP = resample(problem, best, log_target, drawn, resamples, delta, table.weights)
     free = problem.unidentifiable()
     limits, weak = _limits(problem, law, best, theta_RP, level, identifiable=not free)

@@ -12,7 +12,7 @@ import numpy as np
 from analysis.estimate import LEVEL, Estimate, finite
 from analysis.laws.base import Array, ComputeRule, Law
 from analysis.laws.registry import get
-from analysis.notices import Extrapolating, Notice, NotIdentifiable, RefusedError
+from analysis.notices import AnalysisError, Extrapolating, Notice, NotIdentifiable, RefusedError
 from analysis.table import Exclusion
 
 
@@ -198,6 +198,14 @@ class Fit:
         params = self.law.optimum(values, flops, self.rule)
         tokens = self.rule.tokens(flops, params)
         return params, tokens, self.law.predict(values, {"params": params, "tokens": tokens})
+
+    def compute_of(self, **columns: float) -> float:
+        """Training FLOPs of a run, by the rule of the table."""
+        if "flops" in columns:
+            return float(columns["flops"])
+        if not {"params", "tokens"} <= set(columns):
+            raise AnalysisError(f"the FLOPs of a run do not follow from {', '.join(columns)}")
+        return float(self.rule.flops(np.asarray(columns["params"]), np.asarray(columns["tokens"])))
 
     def summary(self) -> str:
         """The fit as text, for people."""

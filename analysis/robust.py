@@ -43,8 +43,12 @@ def minimise(
     delta: float = DELTA,
     tolerance: float = 1e-12,
     max_iterations: int = 300,
+    fixed_P: NDArray[np.bool_] | None = None,
 ) -> Solution:
-    """Minimise from each start; target and weights are (R, N) or broadcast to it."""
+    """Minimise from each start; target and weights are (R, N) or broadcast to it.
+
+    Coordinates under `fixed_P` stay where they start.
+    """
     rows = log_target_RN.shape[-1]
     if not len(starts_RP):
         return Solution(starts_RP, np.zeros(0), np.zeros(0, dtype=np.bool_))
@@ -59,6 +63,7 @@ def minimise(
             target_RN[at : at + chunk],
             weights_RN[at : at + chunk],
             delta,
+            fixed_P,
         ).run(tolerance, max_iterations)
         for at in range(0, len(starts_RP), chunk)
     ]
@@ -79,9 +84,16 @@ class _Descent:
     """
 
     def __init__(
-        self, problem: Problem, theta_RP: Array, target_RN: Array, weights_RN: Array, delta: float
+        self,
+        problem: Problem,
+        theta_RP: Array,
+        target_RN: Array,
+        weights_RN: Array,
+        delta: float,
+        fixed_P: NDArray[np.bool_] | None,
     ) -> None:
         self.problem, self.delta = problem, delta
+        self.fixed = np.zeros(theta_RP.shape[1], dtype=np.bool_) if fixed_P is None else fixed_P
         self.theta, self.target, self.weights = theta_RP.copy(), target_RN, weights_RN
         self.damping = np.full(len(theta_RP), 1e-3)
         self.majorise = np.full(len(theta_RP), 1.0)
@@ -117,7 +129,7 @@ class _Descent:
     def _step(self, active: NDArray[np.intp], tolerance: float) -> NDArray[np.bool_]:
         theta, slope = self.theta[active], self.slope[active]
         low, high = self.problem.low_P, self.problem.high_P
-        held = ((theta <= low) & (slope > 0)) | ((theta >= high) & (slope < 0))
+        held = ((theta <= low) & (slope > 0)) | ((theta >= high) & (slope < 0)) | self.fixed
         slope = np.where(held, 0.0, slope)
         soft, hard = self.soft[active], self.curve[active]
         model = hard + self.majorise[active, None, None] * soft

@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.compare import Gain, gain_at_budget
 from analysis.estimate import LEVEL, Estimate
+from analysis.hygiene import hygiene
 from analysis.notices import AnalysisError, ApproachesDisagree, Notice, RefusedError
 from analysis.parametric import fit
 from analysis.profiles import Profiles, isoflop_profiles, noise_free_bias
@@ -101,11 +102,14 @@ def analyze(
     resamples: int = 1000,
     seed: int = 0,
     level: float = LEVEL,
+    pair_by: str | None = None,
 ) -> StudyAnalysis:
     """Fit Approaches 2 and 3 to every architecture and compare each with the baseline.
 
     `budgets` default to the table's own (its `budget` column); the optimum is told at each and at
-    `extrapolate` times the largest. What an architecture's runs cannot answer becomes a notice;
+    `extrapolate` times the largest. `pair_by` names a column whose values share seed and data
+    across architectures: they are resampled together, so that gains do not carry noise that
+    cancels. What an architecture's runs cannot answer becomes a notice;
     only a table that is no table raises (`TableError`), or an unknown baseline (`AnalysisError`).
     """
     checked = Table.read(table)
@@ -118,10 +122,11 @@ def analyze(
     names = [baseline, *(name for name in names if name != baseline)]
     asked = tuple(sorted(float(b) for b in budgets)) if budgets else _budgets(checked)
     targets = (*asked, *(asked[-1] * factor for factor in sorted(extrapolate)))
-    studies = {
-        name: _study(checked.architecture(name), name, targets, resamples, seed, level)
-        for name in names
-    }
+    if pair_by and not checked.has(pair_by):
+        raise AnalysisError(f"the table has no column {pair_by!r} to pair the architectures by")
+    units = tuple(checked.frame[pair_by].astype(str).unique()) if pair_by else ()
+    ask = _Asked(targets, resamples, seed, level, pair_by, units)
+    studies = {name: _study(checked.architecture(name), name, ask) for name in names}
     gains, refused = _gains(studies, baseline, targets)
     return StudyAnalysis(
         table=checked,
@@ -150,19 +155,36 @@ def _budgets(table: Table) -> tuple[float, ...]:
     return tuple(float(np.exp(np.log(table.flops[at]).mean())) for at in profile_groups(table))
 
 
-def _study(
-    table: Table, name: str, targets: tuple[float, ...], resamples: int, seed: int, level: float
-) -> ArchitectureStudy:
-    notices: list[Notice] = []
+@dataclass(frozen=True)
+class _Asked:
+    """What every architecture is asked alike."""
+
+    targets: tuple[float, ...]
+    resamples: int
+    seed: int
+    level: float
+    pair_by: str | None
+    units: tuple[str, ...]
+
+
+def _study(table: Table, name: str, ask: _Asked) -> ArchitectureStudy:
+    notices: list[Notice] = hygiene(table.frame)
     approach2: Profiles | None = None
     approach3: Fit | None = None
     try:
-        approach2 = isoflop_profiles(table, resamples=resamples, seed=seed, level=level)
+        approach2 = isoflop_profiles(table, resamples=ask.resamples, seed=ask.seed, level=ask.level)
         notices += approach2.notices
     except RefusedError as refusal:
         notices.append(refusal.notice)
     try:
-        approach3 = fit(table, resamples=resamples, seed=seed, level=level)
+        approach3 = fit(
+            table,
+            resamples=ask.resamples,
+            seed=ask.seed,
+            level=ask.level,
+            pair_by=ask.pair_by,
+            units=ask.units,
+        )
         notices += [n for n in approach3.notices if n not in notices]
     except RefusedError as refusal:
         notices.append(refusal.notice)
@@ -175,11 +197,11 @@ def _study(
         approach2=approach2,
         approach3=approach3,
         allocations={
-            "approach2": tuple(approach2.allocate(c) for c in targets) if approach2 else (),
-            "approach3": tuple(usable.allocate(c) for c in targets) if usable else (),
+            "approach2": tuple(approach2.allocate(c) for c in ask.targets) if approach2 else (),
+            "approach3": tuple(usable.allocate(c) for c in ask.targets) if usable else (),
         },
-        bias=_bias(table, usable, targets) if approach2 and usable else {},
-        conventions=_conventions(table, resamples, seed, level),
+        bias=_bias(table, usable, ask.targets) if approach2 and usable else {},
+        conventions=_conventions(table, ask.resamples, ask.seed, ask.level),
         notices=tuple(notices),
     )
 

@@ -32,6 +32,10 @@ NUMERIC = (
     "learning_rate_area",
     "annealing_area",
     "weight",
+    "warmup_tokens",
+    "decay_tokens",
+    "learning_rate_low",
+    "learning_rate_high",
     "params_total",
     "params_active",
     "params_non_embedding",
@@ -39,7 +43,7 @@ NUMERIC = (
 )
 """Columns that hold positive numbers, where a table has them."""
 
-MAY_BE_ZERO = ("sparsity", "annealing_area")
+MAY_BE_ZERO = ("sparsity", "annealing_area", "warmup_tokens", "decay_tokens")
 
 LABELS = ("run", "architecture", "seed", "status")
 FINISHED = frozenset({"finished", "complete", "completed", "done", "final", "ok"})

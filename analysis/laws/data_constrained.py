@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ C4: Mapping[str, float] = {
 }
 """The paper's Chinchilla law of C4, N in parameters and D in tokens."""
 
+DECAYS = (1.0, 5.0, 20.0, 100.0)
 LOG_REPEATS = (float(np.log(0.01)), float(np.log(1e4)))
 REPEATS = (
     Parameter("R_D", "epochs", "decay of the value of repeated tokens"),
@@ -148,10 +150,10 @@ class DataConstrainedProblem(Problem):
 
     def starts(self, log_target_N: Array) -> Array:
         """Several decays of either kind, on the best plain fits."""
-        decays = np.log([[2.0, 2.0], [15.0, 5.0], [15.0, 50.0], [100.0, 5.0]])
+        decays = np.log(list(product(DECAYS, DECAYS)))
         if self.base:
             return decays
-        plain = self.plain.starts(log_target_N)[:4]
+        plain = self.plain.starts(log_target_N)[:3]
         return np.concatenate(
             [np.repeat(plain, len(decays), axis=0), np.tile(decays, (len(plain), 1))], axis=1
         )

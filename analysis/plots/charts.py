@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.compare import gain_at_budget
+from analysis.envelope import lower_hull
 from analysis.estimate import Estimate
 from analysis.laws.base import Array, Values
 from analysis.plots.chart import (
@@ -35,7 +36,6 @@ from analysis.study import ArchitectureStudy, StudyAnalysis
 FLOPS = Axis("training compute C (FLOPs)", log=True, powers=True)
 PARAMS = Axis("parameters N", log=True)
 LOSS = Axis("loss L (nats/token)", log=True)
-ENVELOPE_BINS = 100
 LABELLED_BUDGETS = 8
 """With more budgets than this a colour bar takes the legend's place."""
 POINTS_OF_A_LINE = 60
@@ -64,7 +64,7 @@ def loss_curves(study: StudyAnalysis, curves: pd.DataFrame | None) -> Chart:
             if len(x) > 1:
                 marks.append(Line(x, y, colour, width=0.8, opacity=0.85, hover=hover))
             marks.append(Points(x[-1:], y[-1:], colour, size=2.5, hover=(hover,)))
-        lowest = envelope(points["flops"].to_numpy(float), points["loss"].to_numpy(float))
+        lowest = lower_hull(points["flops"].to_numpy(float), points["loss"].to_numpy(float))
         marks.append(Line(*lowest, "#D55E00", "envelope of the runs", width=1.8))
         if part.approach3 and part.approach3.identifiable:
             own = part.table.flops
@@ -249,17 +249,6 @@ def comparison(study: StudyAnalysis) -> Chart:
             framed(Panel(FLOPS, gain, tuple(gains))),
         ),
     )
-
-
-def envelope(flops: Array, losses: Array, bins: int = ENVELOPE_BINS) -> tuple[Array, Array]:
-    """The lowest loss in each of `bins` equal steps of log FLOPs, where it is a new low."""
-    edges = np.geomspace(flops.min(), flops.max() * (1 + 1e-9), bins + 1)
-    which = np.clip(np.searchsorted(edges, flops, side="right") - 1, 0, bins - 1)
-    best = [np.flatnonzero(which == b) for b in range(bins)]
-    rows = [int(group[losses[group].argmin()]) for group in best if len(group)]
-    order = sorted(rows, key=lambda row: flops[row])
-    kept = [row for i, row in enumerate(order) if losses[row] <= losses[order[: i + 1]].min()]
-    return flops[kept], losses[kept]
 
 
 def _points_of(part: ArchitectureStudy, curves: pd.DataFrame | None) -> pd.DataFrame:
