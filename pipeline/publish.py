@@ -30,7 +30,8 @@ def publish(tracker: Tracker, analysis: Mapping[str, Any], say: Callable[[str], 
 def report_record(study_folder: Path) -> Record:
     """The study as a whole: its report, its table, every plot and every fit."""
     present = [path for name in REPORT_FILES if (path := study_folder / name).exists()]
-    content = [path.read_text(encoding="utf-8") for path in present if path.is_file()]
+    texts = [*present, study_folder / "fits" / "study.json"]
+    content = [path.read_text(encoding="utf-8") for path in texts if path.is_file()]
     return Record(
         kind="report",
         name="report",
