@@ -37,6 +37,8 @@ class Branch(nn.Module):
     """
 
     registered: ClassVar[dict[str, type[Branch]]] = {}
+    derived: ClassVar[tuple[str, ...]] = ()
+    """Options that only say how others, or initial weights, come about."""
     aux_weights: dict[str, float]
 
     def __init_subclass__(cls, *, name: str | None = None) -> None:

@@ -14,8 +14,8 @@ root of their number, so that the stream's variance does not grow with depth. `m
 update parametrisation for Adam (Tensor Programs V, 2203.03466, table 8): a matrix whose fan-in
 grows with the width takes the learning rate times base_width/fan-in at that width, b/D above, so
 that the best rate found at `base_width` holds at every width; a tied head multiplies logits by
-base_width/D instead. `embedding_std` overrides the table for embeddings. Weight decay is divided by the
-rate's multiplier, since AdamW multiplies the two (2405.13698).
+base_width/D instead. `embedding_std` overrides the table for embeddings. Weight decay is divided by
+the rate's multiplier, since AdamW multiplies the two (2405.13698).
 """
 
 from __future__ import annotations

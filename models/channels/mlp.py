@@ -14,6 +14,8 @@ class Mlp(Branch, name="mlp"):
     """W_out act(W_in x). The hidden width is `hidden`, or `expansion` times the width, rounded up
     to a `multiple`; by default 4 times, 8/3 if gated (2002.05202)."""
 
+    derived = ("expansion", "multiple")
+
     def __init__(
         self,
         frame: Frame,

@@ -39,6 +39,8 @@ class Moe(Branch, name="moe"):
     `load`, the share of rows of each expert.
     """
 
+    derived = ("expansion", "multiple", "balance_weight", "router_z_weight")
+
     def __init__(
         self,
         frame: Frame,
@@ -59,8 +61,8 @@ class Moe(Branch, name="moe"):
         self.n_experts, self.top_k, self.activation = n_experts, top_k, activation
         self.hidden = hidden or hidden_width(frame.width, activation, expansion, multiple)
         self.aux_weights = {"balance": balance_weight, "router_z": router_z_weight}
-        normalize = top_k > 1 if normalize is None else normalize
-        self.router = Router(frame.width, n_experts, top_k, normalize=normalize)
+        self.normalize = top_k > 1 if normalize is None else normalize
+        self.router = Router(frame.width, n_experts, top_k, normalize=self.normalize)
         n_in = self.hidden * (2 if is_gated(activation) else 1)
         self.into_EDI = nn.Parameter(torch.empty(n_experts, frame.width, n_in))
         self.out_EID = nn.Parameter(torch.empty(n_experts, self.hidden, frame.width))

@@ -35,6 +35,8 @@ class Attention(Branch, name="attention"):
     (Gemma 2, 2408.00118). scale: of the scores, 1/√K by default.
     """
 
+    derived = ("queries_per_kv",)
+
     def __init__(
         self,
         frame: Frame,

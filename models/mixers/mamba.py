@@ -23,6 +23,8 @@ class Mamba(Branch, name="mamba"):
     dt_rank: width of the bottleneck of Δ, by default D/16 rounded up.
     """
 
+    derived = ("dt_min", "dt_max")
+
     def __init__(
         self,
         frame: Frame,

@@ -24,6 +24,8 @@ class Mamba2(Branch, name="mamba2"):
     width, at most 64), B and C are shared by `n_groups` of heads.
     """
 
+    derived = ("dt_min", "dt_max", "chunk")
+
     def __init__(
         self,
         frame: Frame,

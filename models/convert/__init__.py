@@ -1,0 +1,147 @@
+"""Weights from and to Hugging Face `transformers`: one file per family.
+
+A family's file gives `MODEL_TYPES`; `config(hf_config)`, our config of theirs; `hf_config(config)`,
+the keywords of theirs, `model_type` included; `rules(config)`, which parameter is made of which.
+`transformers` is imported by `to_hf` alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.assembly import build
+from models.errors import RecipeError
+from models.model import Model
+from models.recipe import ModelConfig
+
+__all__ = ["families", "from_hf", "hf_class", "to_hf"]
+
+
+@cache
+def families() -> dict[str, ModuleType]:
+    """The family's file by `model_type`."""
+    modules = [
+        importlib.import_module(f"{__name__}.{module.name}")
+        for module in pkgutil.iter_modules(__path__)
+    ]
+    found = [module for module in modules if hasattr(module, "MODEL_TYPES")]
+    return {kind: module for module in found for kind in module.MODEL_TYPES}
+
+
+@torch.no_grad()
+def from_hf(hf_model: Any) -> Model:
+    """Our model with the weights of a `transformers` model, in its dtype, on its device.
+
+    RecipeError if its `model_type` is not converted, ValueError if it has weights we do not.
+    """
+    kind = hf_model.config.model_type
+    if kind not in families():
+        raise RecipeError(("model_type",), kind, sorted(families()), "no converter")
+    family = families()[kind]
+    config = family.config(hf_model.config)
+    model = build(config)
+    theirs, ours = hf_model.state_dict(), dict(model.named_parameters())
+    used: set[str] = set()
+    for rule in family.rules(config):
+        value = rule.join([theirs[name] for name in rule.theirs])
+        _replace(model, rule.ours, value.contiguous().clone(), ours.pop(rule.ours).shape)
+        used.update(rule.theirs)
+    assert not ours, f"no rule for {sorted(ours)}"
+    left = set(theirs) - used - set(getattr(family, "IGNORED", ())) - set(_tied(hf_model))
+    if left:
+        raise ValueError(f"weights of {kind} that our model has no place for: {sorted(left)}")
+    return model
+
+
+@torch.no_grad()
+def to_hf(model: Model) -> Any:
+    """A `transformers` model with our weights; RecipeError if no family can express the recipe."""
+    import transformers
+
+    family, kwargs = family_of(model.config)
+    hf_config = transformers.AutoConfig.for_model(**kwargs)
+    hf_model = getattr(transformers, hf_class(hf_config))(hf_config)
+    state: dict[str, Tensor] = {}
+    ours = dict(model.named_parameters())
+    for rule in family.rules(model.config):
+        value: Tensor = ours[rule.ours]
+        if rule.ours.startswith("final_norm") and model.multiplier != 1.0:
+            value = value * model.multiplier  # a tied head cannot take muP's multiplier itself
+        parts = rule.split(value)
+        state |= {name: part.contiguous() for name, part in zip(rule.theirs, parts, strict=True)}
+    missing, unexpected = hf_model.load_state_dict(state, strict=False)
+    assert not unexpected, unexpected
+    left = set(missing) - set(_tied(hf_model)) - set(getattr(family, "IGNORED", ()))
+    assert not left, f"no rule for {sorted(left)}"
+    hf_model.tie_weights()
+    return hf_model.to(next(model.parameters()).dtype)
+
+
+def family_of(config: ModelConfig) -> tuple[ModuleType, dict[str, Any]]:
+    """The family whose config, made from ours, describes the same model again."""
+    import transformers
+
+    for family in dict.fromkeys(families().values()):
+        try:
+            kwargs = family.hf_config(config)
+            again = family.config(transformers.AutoConfig.for_model(**kwargs))
+        except (KeyError, RecipeError):
+            continue
+        if canonical(again) == canonical(config):
+            return family, kwargs
+    raise RecipeError(
+        ("pattern",), config.recipe.pattern, sorted(families()), "no transformers family like it"
+    )
+
+
+def canonical(config: ModelConfig) -> dict[str, Any]:
+    """What a config computes: options as the built branches hold them, without how they came about
+    or how weights start."""
+    with torch.device("meta"):
+        model = build(config)
+    text = config.to_dict()
+    for part in ("init", "depth"):
+        del text["recipe"][part]
+    for uses, layer in zip(config.layers(), model.layers, strict=True):
+        for use, residual in zip(uses, layer.uses, strict=True):  # type: ignore[arg-type]
+            options, branch = text["recipe"]["branches"][use.name], residual.branch
+            for name in list(options):
+                if name in branch.derived:
+                    del options[name]
+                elif isinstance(getattr(branch, name, None), int | float | str):
+                    options[name] = getattr(branch, name)
+    return text
+
+
+def hf_class(hf_config: Any) -> str:
+    """The name of the class with a language-model head."""
+    family = families()[hf_config.model_type]
+    default = f"{type(hf_config).__name__.removesuffix('Config')}ForCausalLM"
+    return str(getattr(family, "HF_CLASS", {}).get(hf_config.model_type, default))
+
+
+def _replace(model: nn.Module, name: str, value: Tensor, shape: torch.Size) -> None:
+    assert value.shape == shape, f"{name}: {tuple(value.shape)} for {tuple(shape)}"
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    old = getattr(module, leaf)
+    new = nn.Parameter(value)
+    if hasattr(old, "expert"):
+        new.expert = old.expert  # type: ignore[attr-defined]
+    setattr(module, leaf, new)
+    if isinstance(model, Model) and model.config.recipe.tied and name == "embedding.weight":
+        model.head.weight = new
+
+
+def _tied(hf_model: Any) -> list[str]:
+    """Names that only repeat another weight."""
+    tied = hf_model.config.get_text_config().tie_word_embeddings
+    keys = getattr(hf_model, "_tied_weights_keys", None) or {}
+    return list(keys) if tied else []

@@ -1,0 +1,100 @@
+"""The same weights give the logits of `transformers`, there and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models import RecipeError
+from models.convert import families, from_hf, hf_class, to_hf
+
+transformers = pytest.importorskip("transformers")
+
+V = 48
+SHAPE = {
+    "vocab_size": V,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+GROUPED = {**SHAPE, "num_key_value_heads": 2}
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("gpt2", {"vocab_size": V, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
+    ("gpt_neox", SHAPE),
+    ("gpt_neox", {**SHAPE, "use_parallel_residual": False, "hidden_size": 64}),
+    ("llama", GROUPED),
+    ("llama", {**SHAPE, "tie_word_embeddings": True, "head_dim": 16, "attention_bias": True}),
+    ("mistral", {**GROUPED, "sliding_window": 5, "head_dim": 8}),
+    ("gemma2", {**GROUPED, "head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 20}),
+    ("bloom", {"vocab_size": V, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    ("bloom", {"vocab_size": V, "hidden_size": 48, "n_layer": 1, "n_head": 6}),
+    ("olmo2", GROUPED),
+    ("mixtral", {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    ("mixtral", {**SHAPE, "num_key_value_heads": 1, "num_experts_per_tok": 3}),
+]
+
+
+def hf_model(kind: str, options: dict[str, Any]) -> Any:
+    """A model with random weights, none of them at their neutral start."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(kind, **options)
+    model = getattr(transformers, hf_class(config))(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.mark.parametrize(("kind", "options"), CASES, ids=lambda value: str(value)[:24])
+@torch.no_grad()
+def test_logits_are_theirs(kind: str, options: dict[str, Any]) -> None:
+    theirs = hf_model(kind, options)
+    ours = from_hf(theirs)
+    for batch, length in ((1, 1), (2, 7), (1, 19)):
+        tokens = torch.randint(V, (batch, length))
+        expected = theirs(tokens).logits
+        assert (ours(tokens) - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize(("kind", "options"), CASES, ids=lambda value: str(value)[:24])
+def test_weights_come_back(kind: str, options: dict[str, Any]) -> None:
+    theirs = hf_model(kind, options)
+    again = to_hf(from_hf(theirs))
+    assert again.config.model_type == kind
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, msg=name)
+
+
+def test_every_family_is_tried() -> None:
+    assert {kind for kind, _ in CASES} == set(families())
+
+
+def test_exported_folder_is_loaded_and_generates_the_same(tmp_path: Path, zoo: Any) -> None:
+    """A recipe of ours, muP included: greedy tokens are those of our own step decoding."""
+    from models import build
+
+    for name in ("llama", "mixtral", "gpt2"):
+        model = build(zoo.small(name))
+        model.init_weights(0)
+        torch.nn.init.normal_(model.head.weight)
+        to_hf(model).save_pretrained(tmp_path / name)
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        tokens = prompt = zoo.tokens(1, 5)
+        for _ in range(6):
+            tokens = torch.cat([tokens, model(tokens)[:, -1:].argmax(-1)], 1)
+        theirs = loaded.generate(prompt, max_new_tokens=6, do_sample=False)
+        assert torch.equal(theirs, tokens)
+
+
+def test_what_cannot_be_converted_says_so(zoo: Any) -> None:
+    from models import build
+
+    with pytest.raises(RecipeError, match="no transformers family"):
+        to_hf(build(zoo.small("hybrid")))
