@@ -106,13 +106,13 @@ class SpanCorruption:
     each followed by its span, and a last sentinel.
 
     The numbers of noise tokens and spans depend on T alone, so all rows have one length and need no
-    padding. Sentinel k is `first_sentinel - k`, as T5 numbers them. For an encoder-decoder, the
+    padding. For an encoder-decoder, the
     batch's `sources_BS` are what the encoder reads, and `tokens_BT` are the targets after one
     end of document. For a decoder alone (`joined`), the row is the source and then the targets,
     which alone have weight.
     """
 
-    first_sentinel: int
+    sentinels: tuple[int, ...]
     end_of_document: int
     seed: int = 0
     density: float = 0.15
@@ -140,6 +140,12 @@ class SpanCorruption:
         size, length = tokens_BT.shape
         noise = min(max(round(length * self.density), 1), length - 1)
         count = max(min(round(noise / self.mean_span), noise, length - noise), 1)
+        if len(self.sentinels) <= count:
+            raise DataError(
+                f"{count} spans in a row of {length} need {count + 1} sentinels, "
+                f"there are {len(self.sentinels)}",
+                ("sentinels",),
+            )
         spans_BC, gaps_BC = (
             _composition(uniforms(samples_B, total - 1, "spans", self.seed, part), total, count)
             for part, total in enumerate((noise, length - noise))
@@ -152,11 +158,12 @@ class SpanCorruption:
             np.cumsum(begins, axis=1) for begins in (begins_span_BT, begins_gap_BT)
         )
         noise_BT = spans_so_far_BT == gaps_so_far_BT
-        source_BT = np.where(begins_span_BT, self.first_sentinel + 1 - spans_so_far_BT, tokens_BT)
-        target_BT = np.where(begins_gap_BT, self.first_sentinel + 1 - gaps_so_far_BT, tokens_BT)
+        sentinels = np.array(self.sentinels)
+        source_BT = np.where(begins_span_BT, sentinels[spans_so_far_BT - 1], tokens_BT)
+        target_BT = np.where(begins_gap_BT, sentinels[gaps_so_far_BT - 1], tokens_BT)
         source_BS = source_BT[~noise_BT | (begins_span_BT > 0)].reshape(size, -1)
         target_BR = target_BT[noise_BT | (begins_gap_BT > 0)].reshape(size, -1)
-        last_B1 = np.full((size, 1), self.first_sentinel - count, np.int64)
+        last_B1 = np.full((size, 1), self.sentinels[count], np.int64)
         return source_BS, np.concatenate([target_BR, last_B1], axis=1)
 
 

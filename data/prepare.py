@@ -1,85 +1,50 @@
 """A corpus and a tokenizer to token stores, each made once and found again by its inputs."""
 
-import fcntl
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache as cache_result
-from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
-from data.corpus import CorpusConfig, scan
-from data.documents import SIDES, Tally, documents
-from data.duplicates import MarkJob, without_copies
+from pydantic import Field
+
+from data.corpus import CorpusConfig, Strict
+from data.documents import SIDES, Tally
 from data.errors import DataError
-from data.files import file_sha256, make_folder, require_space, sha256, write_atomic
+from data.files import alone, file_sha256, make_folder, require_space, sha256, write_atomic
 from data.megatron import token_type
-from data.pieces import Task, plan
+from data.mixture import Mixture, Part
+from data.pieces import Task
+from data.progress import Meter, Progress, Report, waiting
+from data.source import Source
 from data.store import TokenStore
-from data.tokenize import Job, Record, record_path, run_tasks, tokenize
+from data.tokenize import Job, Record, record_path, tokenize
 from data.tokenizer import Tokenizer, TokenizerConfig, load, train
 
-# The modules that decide which tokens are written; a change in any of them makes new stores.
-CODE = (
-    "compressed",
-    "corpus",
-    "documents",
-    "duplicates",
-    "hub",
-    "megatron",
-    "pieces",
-    "readers",
-    "shingles",
-    "text",
-    "tokenize",
-    "tokenizer",
-)
-TRAINING_SHARDS = 64  # a tokenizer is trained on at most this many shards, evenly spread
+__all__ = [
+    "MixtureConfig",
+    "Prepared",
+    "PreparedMixture",
+    "Progress",
+    "prepare",
+    "prepare_mixture",
+]
+
 VERIFY_BYTES = 1 << 30  # a cached store up to this size is read in full before each use
 
 
-Stage = Literal["wait", "deduplicate", "train tokenizer", "tokenize"]
+class MixturePart(Strict):
+    corpus: CorpusConfig
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    max_epochs: Annotated[float, Field(gt=0)] | None = None
 
 
-@dataclass(frozen=True)
-class Progress:
-    """`done` of `total` shards are read, with these bytes of text and tokens, in `seconds`."""
+class MixtureConfig(Strict):
+    """Corpora that are trained on together, by weight of their tokens (see `data.mixture`)."""
 
-    stage: Stage
-    done: int
-    total: int
-    bytes: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-
-    @property
-    def bytes_per_second(self) -> float:
-        return self.bytes / self.seconds if self.seconds > 0 else 0.0
-
-
-Report = Callable[[Progress], None]
-
-
-class Meter:
-    """Reports the progress of a stage as its shards are done."""
-
-    def __init__(self, stage: Stage, total: int, report: Report, done: int = 0) -> None:
-        self._stage, self._total, self._report = stage, total, report
-        self._done, self._bytes, self._tokens = done, 0, 0
-        self._started = time.monotonic()
-
-    def add(self, tally: Tally) -> None:
-        self._done += 1
-        self._bytes += tally.bytes.total()
-        self._tokens += tally.tokens.total()
-        seconds = time.monotonic() - self._started
-        self._report(
-            Progress(self._stage, self._done, self._total, self._bytes, self._tokens, seconds)
-        )
+    parts: Annotated[list[MixturePart], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -105,6 +70,22 @@ class Prepared:
         return self.ledger.bytes["train"] / self.ledger.tokens["train"]
 
 
+@dataclass(frozen=True)
+class PreparedMixture:
+    """One tokenizer and the stores of every part, each with its weight and cap."""
+
+    parts: tuple[tuple[Prepared, MixturePart], ...]
+
+    def open(self) -> Mixture:
+        """The training stores, for a `data.loader.Loader`."""
+        return Mixture(
+            tuple(
+                Part(made.name, TokenStore.open(made.train), part.weight, part.max_epochs)
+                for made, part in self.parts
+            )
+        )
+
+
 def prepare(
     corpus: CorpusConfig,
     tokenizer: TokenizerConfig,
@@ -121,41 +102,44 @@ def prepare(
     hash; damaged shards are made again. Raises `DataError` over a missing or empty corpus, an
     unfit tokenizer, a damaged source file, too little disk, or a split with an empty side.
     """
-    report = progress or (lambda _: None)
-    cache = Path(cache).expanduser().absolute()
-    catalog = scan(corpus)
-    against = [scan(evaluation).digest for evaluation in corpus.decontaminate]
-    found = sha256(corpus.model_dump_json(), catalog.digest, *against, _code())
+    source = _source(corpus, cache, workers, progress)
+    return _stores(source, *_tokenizer([(source, 1.0)], tokenizer), verify)
 
-    @cache_result
-    def tasks() -> list[Task]:
-        planned = plan(corpus, catalog)
-        if not corpus.cleans:
-            return planned
-        folder = make_folder(cache / "duplicates") / f"{corpus.name}-{found[:16]}"
-        with alone(folder.with_suffix(".lock"), partial(report, Progress("wait", 0, 1))):
-            meter = Meter("deduplicate", len(planned), report)
-            return without_copies(
-                MarkJob(folder, corpus),
-                planned,
-                lambda function, job, missing: run_tasks(
-                    function, job, missing, workers, lambda _, tally: meter.add(tally)
-                ),
-            )
 
-    path, made = _tokenizer(corpus, tokenizer, tasks, found, cache / "tokenizers", report)
-    tokens = make_folder(cache / "tokens")
-    folder = tokens / f"{corpus.name}-{sha256(found, made.fingerprint)[:16]}"
-    with alone(folder.with_suffix(".lock"), partial(report, Progress("wait", 0, 1))):
+def prepare_mixture(
+    mixture: MixtureConfig,
+    tokenizer: TokenizerConfig,
+    cache: Path,
+    workers: int = 0,
+    progress: Report | None = None,
+    verify: bool | None = None,
+) -> PreparedMixture:
+    """`prepare` for several corpora, with one tokenizer, trained on all of them by weight."""
+    sources = [_source(part.corpus, cache, workers, progress) for part in mixture.parts]
+    weights = [part.weight / sum(p.weight for p in mixture.parts) for part in mixture.parts]
+    path, made = _tokenizer(list(zip(sources, weights, strict=True)), tokenizer)
+    stores = [_stores(source, path, made, verify) for source in sources]
+    return PreparedMixture(tuple(zip(stores, mixture.parts, strict=True)))
+
+
+def _source(corpus: CorpusConfig, cache: Path, workers: int, progress: Report | None) -> Source:
+    folder = Path(cache).expanduser().absolute()
+    return Source.find(corpus, folder, workers, progress or (lambda _: None))
+
+
+def _stores(source: Source, path: Path, tokenizer: Tokenizer, verify: bool | None) -> Prepared:
+    name = f"{source.corpus.name}-{sha256(source.identity, tokenizer.fingerprint)[:16]}"
+    folder = make_folder(source.cache / "tokens") / name
+    with alone(folder.with_suffix(".lock"), waiting(source.report)):
         ledger = _finished(folder, verify)
         if ledger is None:
-            job = Job(make_folder(folder), corpus, made.text, made.end_token)
-            ledger = _make(job, made, tasks(), workers, report, verify)
+            job = Job(make_folder(folder), source.corpus, tokenizer.text, tokenizer.end_token)
+            ledger = _make(job, tokenizer, source, verify)
     return Prepared(
-        name=corpus.name,
+        name=source.corpus.name,
         tokenizer=path,
-        tokenizer_fingerprint=made.fingerprint,
-        vocab_size=made.vocab_size,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        vocab_size=tokenizer.vocab_size,
         train=folder / "train",
         heldout=folder / "heldout",
         ledger=ledger,
@@ -179,27 +163,25 @@ def _thorough(verify: bool | None, ledger: Tally) -> bool:
 def _make(
     job: Job,
     tokenizer: Tokenizer,
-    tasks: list[Task],
-    workers: int,
-    report: Report,
+    source: Source,
     verify: bool | None,
 ) -> Tally:
     for name in (*SIDES, "shards"):
         for remains in make_folder(job.folder / name).glob(".*.tmp"):
             remains.unlink(missing_ok=True)
-    dtype = token_type(tokenizer.vocab_size)
+    dtype, tasks = token_type(tokenizer.vocab_size), source.tasks
     records = _kept(job.folder, tasks, verify)
     missing = [task for task in tasks if task.number not in records]
     text_bytes = sum(piece.size or 0 for task in missing for piece in task.pieces)
     # Tokenizers of practical sizes make at most one token of two bytes.
     require_space(job.folder, text_bytes // 2 * dtype.itemsize)
-    meter = Meter("tokenize", len(tasks), report, done=len(records))
+    meter = Meter("tokenize", len(tasks), source.report, done=len(records))
 
     def done(task: Task, record: Record) -> None:
         records[task.number] = record
         meter.add(record.tally)
 
-    tokenize(job, missing, workers, done)
+    tokenize(job, missing, source.workers, done)
     ledger = Tally()
     for task in tasks:
         ledger.add(records[task.number].tally)
@@ -232,29 +214,29 @@ def _kept(folder: Path, tasks: list[Task], verify: bool | None) -> dict[int, Rec
 
 
 def _tokenizer(
-    corpus: CorpusConfig,
-    config: TokenizerConfig,
-    tasks: Callable[[], list[Task]],
-    found: str,
-    cache: Path,
-    report: Report,
+    sources: Sequence[tuple[Source, float]], config: TokenizerConfig
 ) -> tuple[Path, Tokenizer]:
     """The tokenizer and its file in the cache, trained there first if need be."""
+    first, _ = sources[0]
+    cache = first.cache / "tokenizers"
     if config.kind == "file":
-        tokenizer = load(config)
-        folder = make_folder(cache / tokenizer.fingerprint[:16])
+        loaded = load(config)
+        folder = make_folder(cache) / loaded.fingerprint[:16]
     else:
-        key = sha256(found, config.model_dump_json(), version("tokenizers"))
-        folder = make_folder(cache / f"{corpus.name}-{key[:16]}")
+        identities = [f"{source.identity} {weight}" for source, weight in sources]
+        key = sha256(*identities, config.model_dump_json(), version("tokenizers"))
+        folder = make_folder(cache) / f"{first.corpus.name}-{key[:16]}"
     path = folder / "tokenizer.json"
-    with alone(folder.with_suffix(".lock"), partial(report, Progress("wait", 0, 1))):
-        if config.kind != "file":
-            cached = _cached_tokenizer(path, config)
-            if cached is not None:
-                return path, cached
-            tokenizer = train(config, _training_texts(corpus, config, tasks(), report))
-        write_atomic(path, tokenizer.text.encode())
-        write_atomic(folder / "sha256", file_sha256(path).encode())
+    with alone(folder.with_suffix(".lock"), waiting(first.report)):
+        if (tokenizer := _cached_tokenizer(path, config)) is None:
+            texts = chain.from_iterable(
+                source.training_texts(int(config.sample_bytes * weight))
+                for source, weight in sources
+            )
+            tokenizer = loaded if config.kind == "file" else train(config, texts)
+            make_folder(folder)
+            write_atomic(path, tokenizer.text.encode())
+            write_atomic(folder / "sha256", file_sha256(path).encode())
     return path, tokenizer
 
 
@@ -265,45 +247,3 @@ def _cached_tokenizer(path: Path, config: TokenizerConfig) -> Tokenizer | None:
     except OSError:
         pass
     return None
-
-
-def _training_texts(
-    corpus: CorpusConfig, config: TokenizerConfig, tasks: list[Task], report: Report
-) -> Iterator[str]:
-    """Training documents, `sample_bytes` of them taken evenly over evenly spread shards."""
-    chosen = tasks[:: -(-len(tasks) // TRAINING_SHARDS)]
-    meter = Meter("train tokenizer", len(chosen), report)
-    total = Tally()
-    for task in chosen:
-        used = Tally()
-        for document, side, _ in documents(corpus, task, Tally()):
-            if side == "train":
-                yield document.text
-                used.bytes[side] += len(document.data)
-            if used.bytes[side] >= config.sample_bytes // len(chosen):
-                break
-        meter.add(used)
-        total.add(used)
-    if not total.bytes:
-        raise DataError(
-            f"{corpus.name} has no training documents: all are held out, filtered or empty",
-            ("heldout",),
-        )
-
-
-def _code() -> str:
-    """A digest of the code that decides which tokens are written."""
-    folder = Path(__file__).parent
-    return sha256(*((folder / f"{name}.py").read_bytes() for name in CODE))
-
-
-@contextmanager
-def alone(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock file `path`; call `waiting` first if another process has it."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -20,7 +20,8 @@ class TokenizerConfig(Strict):
 
     `sample_bytes` bounds the text that training reads, taken evenly over the corpus' shards. For a
     file, `vocab_size` is optional and checked when given, and `end_of_document` names the token
-    that ends a document where it is not one of the usual ones.
+    that ends a document where it is not one of the usual ones. `reserved` tokens never occur in
+    text: masks and sentinels for `data.objectives`, counted in `vocab_size`.
     """
 
     kind: Literal["bpe", "unigram", "file"] = "bpe"
@@ -28,6 +29,7 @@ class TokenizerConfig(Strict):
     path: str | None = None
     end_of_document: str | None = None
     sample_bytes: Annotated[int, Field(gt=0)] = 256 * MIB
+    reserved: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -60,6 +62,7 @@ class Tokenizer:
                 ("end_of_document",),
             )
         self.end_of_document: int = end
+        self.reserved = self._reserved()
         # The library's version is part of what decides the tokens.
         self.fingerprint = sha256(text, self.end_token, tokenizers.__version__)
 
@@ -86,6 +89,12 @@ class Tokenizer:
             ("end_of_document",),
         )
 
+    def _reserved(self) -> tuple[int, ...]:
+        ids: list[int] = []
+        while (token := self.inner.token_to_id(reserved_token(len(ids)))) is not None:
+            ids.append(token)
+        return tuple(ids)
+
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self.inner.encode(text, add_special_tokens=False).ids
         return ids
@@ -93,6 +102,10 @@ class Tokenizer:
     def decode(self, tokens: list[int]) -> str:
         text: str = self.inner.decode(tokens, skip_special_tokens=False)
         return text
+
+
+def reserved_token(number: int) -> str:
+    return f"<|reserved_{number}|>"
 
 
 def load(config: TokenizerConfig) -> Tokenizer:
@@ -127,7 +140,7 @@ def train(config: TokenizerConfig, texts: Iterator[str]) -> Tokenizer:
     inner.decoder = decoders.ByteLevel()
     trainer = trainer_class(
         vocab_size=config.vocab_size,
-        special_tokens=[end],
+        special_tokens=[end, *map(reserved_token, range(config.reserved))],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

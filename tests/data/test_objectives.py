@@ -12,6 +12,7 @@ from data.prepare import Prepared
 from data.store import TokenStore
 
 VOCAB = 1000
+SENTINELS = tuple(range(999, 900, -1))
 Transform = Callable[[Batch, np.ndarray], Batch]
 
 
@@ -25,8 +26,8 @@ OBJECTIVES: list[Transform] = [
     Masked(mask_token=1, vocab_size=VOCAB),
     ReplacedToken(vocab_size=VOCAB),
     MultiToken(depth=3),
-    SpanCorruption(first_sentinel=999, end_of_document=0),
-    SpanCorruption(first_sentinel=999, end_of_document=0, joined=True),
+    SpanCorruption(SENTINELS, end_of_document=0),
+    SpanCorruption(SENTINELS, end_of_document=0, joined=True),
 ]
 
 
@@ -97,7 +98,7 @@ def test_multi_token_targets_stay_in_their_document() -> None:
 def test_source_and_target_spans_make_the_whole(
     batch: Batch, joined: bool, density: float, mean_span: float
 ) -> None:
-    objective = SpanCorruption(999, 0, density=density, mean_span=mean_span, joined=joined)
+    objective = SpanCorruption(SENTINELS, 0, density=density, mean_span=mean_span, joined=joined)
     out = objective(batch, SAMPLES)
     noise = max(round(128 * density), 1)
     for row in range(64):
@@ -122,16 +123,18 @@ def test_source_and_target_spans_make_the_whole(
 
 def test_spans_are_spread_evenly() -> None:
     batch = causal(np.full((2000, 65), 7))
-    out = SpanCorruption(999, 0)(batch, np.arange(2000))
+    out = SpanCorruption(SENTINELS, 0)(batch, np.arange(2000))
     assert out.sources_BS is not None
     first = np.argmax(out.sources_BS > 900, axis=1)
     assert 8 < first.mean() < 25
 
 
-def test_span_corruption_refuses_separate_documents(batch: Batch) -> None:
+def test_span_corruption_refuses_separate_documents_and_too_few_sentinels(batch: Batch) -> None:
     apart = causal(batch.tokens_BT, end_of_document=0)
+    with pytest.raises(DataError, match="need 7 sentinels, there are 2"):
+        SpanCorruption((5, 6), 0)(batch, SAMPLES)
     with pytest.raises(DataError, match="takes whole rows"):
-        SpanCorruption(999, 0)(apart, SAMPLES)
+        SpanCorruption(SENTINELS, 0)(apart, SAMPLES)
 
 
 def test_the_loader_applies_objectives_the_same_on_any_rank(prepared: Prepared) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from data.corpus import CorpusConfig
 from data.errors import DataError
-from data.prepare import Prepared, Progress, prepare
+from data.loader import Loader
+from data.prepare import MixtureConfig, Prepared, Progress, prepare, prepare_mixture
 from data.store import TokenStore
 from data.tokenizer import Tokenizer, TokenizerConfig
 
@@ -87,7 +88,7 @@ def test_what_the_tokens_depend_on_makes_new_ones(
     path = root / "part0" / "00.txt"
     path.write_text(path.read_text().swapcase())
     edited = prepare(text_corpus(root), bpe, cache)
-    monkeypatch.setattr("data.prepare._code", lambda: "other code")
+    monkeypatch.setattr("data.source.code_digest", lambda: "other code")
     recoded = prepare(text_corpus(root), bpe, cache)
     assert len({made.train for made in (first, wider, reseeded, edited, recoded)}) == 5
     assert TokenStore.open(edited.train).fingerprint == TokenStore.open(recoded.train).fingerprint
@@ -179,3 +180,20 @@ def test_too_little_disk_is_refused_before_work(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match=r"needs about .* bytes and its disk has 10 free"):
         prepare(text_corpus(text_folder), bpe, tmp_path)
+
+
+def test_a_mixture_shares_one_tokenizer_trained_on_all(
+    text_folder: Path, text_corpus: MakeCorpus, bpe: TokenizerConfig, tmp_path: Path
+) -> None:
+    parts = [
+        {"corpus": text_corpus(text_folder / f"part{n}", name=f"part{n}"), "weight": 1.0 + 2 * n}
+        for n in range(2)
+    ]
+    config = MixtureConfig.model_validate({"parts": parts})
+    made = prepare_mixture(config, bpe, tmp_path)
+    first, second = (prepared for prepared, _ in made.parts)
+    assert first.tokenizer == second.tokenizer
+    loader = Loader(made.open(), sequence_length=16, batch_size=4, seed=0)
+    tokens = {exposure.name: exposure.tokens for exposure in loader.exposures(100)}
+    assert tokens == {"part0": 100 * 16, "part1": 300 * 16}
+    assert prepare_mixture(config, bpe, tmp_path) == made

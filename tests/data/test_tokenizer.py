@@ -36,6 +36,14 @@ def test_vocabularies_have_the_size_asked_for(tokenizer: Tokenizer) -> None:
     assert tokenizer.vocab_size == 280
 
 
+def test_reserved_tokens_are_in_the_vocabulary_and_never_in_text(story: Story) -> None:
+    config = TokenizerConfig(kind="bpe", vocab_size=300, reserved=3)
+    made = train(config, (story(number) for number in range(40)))
+    assert made.vocab_size == 300
+    assert len({*made.reserved, made.end_of_document}) == 4
+    assert not set(made.encode("<|reserved_0|>")) & set(made.reserved)
+
+
 def test_bpe_training_is_deterministic(bpe: TokenizerConfig, story: Story) -> None:
     once, again = (train(bpe, (story(number) for number in range(40))) for _ in range(2))
     assert once.text == again.text
