@@ -1,0 +1,67 @@
+"""The command line: help with examples, mistakes in one message, tracebacks on request alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli import app, main
+
+COMMANDS = sorted(command.callback.__name__ for command in app.registered_commands)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["isoflop", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return ended.value.code, shown.out, shown.err
+
+    return call
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command):
+    shown = CliRunner().invoke(app, [command, "--help"])
+    assert shown.exit_code == 0
+    assert f"Example: isoflop {command}" in shown.output
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "fit", "status", "ui"])
+def test_an_unknown_study_is_one_message_with_the_known_ones(run, command):
+    code, out, err = run(command, "quickstrat")
+    assert code == 2
+    assert out == ""
+    assert "no study 'quickstrat'" in err
+    assert "did you mean 'quickstart'" in err
+    assert "Traceback" not in err
+
+
+def test_a_study_that_was_never_run_says_what_to_do(run, tmp_path):
+    code, _, err = run("status", "quickstart", f"output={tmp_path}")
+    assert (code, "isoflop run" in err, "Traceback" in err) == (2, True, False)
+
+
+def test_debug_shows_the_traceback():
+    command = [str(Path(sys.executable).with_name("isoflop")), "status", "quickstrat", "--debug"]
+    shown = subprocess.run(command, capture_output=True, text=True)
+    assert shown.returncode != 0
+    assert "Traceback" in shown.stderr
+
+
+def test_a_bad_budget_of_a_prediction_is_refused(run, tmp_path):
+    code, _, err = run("predict", "quickstart", "--flops", "-1", f"output={tmp_path}")
+    assert code == 2
+    assert "--flops: given -1.0, allowed: a positive finite number" in err
+
+
+def test_doctor_prints_json_and_nothing_else(run):
+    command = [str(Path(sys.executable).with_name("isoflop")), "doctor", "--json"]
+    findings = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert findings["packages"]["torch"]
+    assert all(rate > 0 for rate in findings["matmul_flops_per_second"].values())
