@@ -113,10 +113,17 @@ class Checkpoints:
             try:
                 verify(self.folder / f"step-{step}", self.identity)
             except DamagedCheckpointError as error:
-                log(f"passed over a checkpoint: {error}")
+                log(f"set a checkpoint aside: {error}")
+                self._set_aside(step)
             else:
                 return step
         return 0
+
+    def _set_aside(self, step: int) -> None:
+        """Out of the way of retention and of a new checkpoint of that step, but not destroyed."""
+        aside = self.folder / f"rejected-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        (self.folder / f"step-{step}").rename(aside)
 
 
 class Pieces:

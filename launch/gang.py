@@ -44,9 +44,7 @@ class Gang:
         self._group = placement_group([bundle] * parallel.ranks, strategy="PACK")
         self._actors = [self._actor(rank, bundle) for rank in range(parallel.ranks)]
         meeting = self._actors[0].meet.remote(parallel.ranks)
-        place = Place(
-            0, parallel.ranks, cuda=gpus > 0, threads=threads, timeout=parallel.step_timeout
-        )
+        place = Place(0, parallel.ranks, cuda=gpus > 0, threads=threads)
         self._joined = [
             actor.join.remote(replace(place, rank=rank), meeting)
             for rank, actor in enumerate(self._actors)

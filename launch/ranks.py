@@ -1,6 +1,5 @@
 """The ranks of one job: who they are, and the few numbers that they agree on each step."""
 
-import datetime
 import os
 import socket
 from dataclasses import dataclass, replace
@@ -21,7 +20,6 @@ class Place:
     port: int = 0
     cuda: bool = False
     threads: int = 1
-    timeout: float = 600.0
 
     def at(self, address: str, port: int) -> "Place":
         """The same place in a gang that meets there."""
@@ -47,23 +45,20 @@ class Ranks:
         """`store` is rank 0's own (see `open_store`); the others connect to it."""
         self.rank, self.world = place.rank, place.world
         self.device = torch.device("cuda", place.local_rank) if place.cuda else torch.device("cpu")
-        timeout = datetime.timedelta(seconds=place.timeout)
         if place.cuda:
             torch.cuda.set_device(self.device)
         os.environ.update(place.environment())
         torch.set_num_threads(place.threads)
         if store is None:
             store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
-                place.address, place.port, place.world, timeout=timeout
+                place.address, place.port, place.world
             )
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if place.cuda else "gloo",
             store=store,
             rank=place.rank,
             world_size=place.world,
-            timeout=timeout,
         )
-        _bound_new_groups(timeout)
 
     def sum(self, *values: float) -> list[float]:
         """The sums over all ranks, in double precision on the host."""
@@ -96,14 +91,3 @@ def open_store(address: str, world: int) -> tuple[Any, int]:
         master_listen_fd=listener.detach(),
     )
     return store, port
-
-
-def _bound_new_groups(timeout: datetime.timedelta) -> None:
-    """DeepSpeed clones groups without their timeout, and a frozen peer would hang them for ever."""
-    original = dist.new_group
-
-    def new_group(*args: Any, **kwargs: Any) -> Any:
-        kwargs["timeout"] = timeout
-        return original(*args, **kwargs)
-
-    dist.new_group = new_group

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Self
 
 EXIT_CODE = 70
+START_SECONDS = 300.0
+"""Imports, kernels compiled and a checkpoint read and verified come before the first step."""
 WAITING = ("torch/distributed/", "deepspeed/comm/")
 """A rank whose stack ends in one of these waits for another: it is not the one that hangs."""
 
@@ -23,7 +25,8 @@ class Watchdog:
     """
 
     def __init__(self, folder: Path, rank: int, timeout: float) -> None:
-        self._path, self._rank, self._timeout = folder / f"hang-{rank}.json", rank, timeout
+        self._path, self._rank = folder / f"hang-{rank}.json", rank
+        self._timeout, self._limit = timeout, max(timeout, START_SECONDS)
         self._step = 0
         self._last = time.monotonic()
         self._over = threading.Event()
@@ -31,7 +34,7 @@ class Watchdog:
 
     def beat(self, step: int) -> None:
         """The rank is alive, at this step."""
-        self._step, self._last = step, time.monotonic()
+        self._step, self._last, self._limit = step, time.monotonic(), self._timeout
 
     def __enter__(self) -> Self:
         self._path.unlink(missing_ok=True)
@@ -44,7 +47,7 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self._timeout / 10)):
             silent = time.monotonic() - self._last
-            if silent > self._timeout:
+            if silent > self._limit:
                 self._end(silent)
 
     def _end(self, silent: float) -> None:

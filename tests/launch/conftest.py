@@ -1,7 +1,7 @@
 """Tiny token stores and run configs: a run here takes well under a second."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import pytest
 from data.files import file_sha256
 from data.megatron import Writer, token_type
 from data.store import Shard, TokenStore
-from launch.config import RunConfig
+from launch.config import ParallelConfig, RunConfig
+from launch.journal import RunRecord, read_run
+from launch.ranks import Place, Ranks, open_store
 from models import Recipe
 
 VOCAB = 32
@@ -98,3 +100,53 @@ def run_config(stores: dict[str, TokenStore]) -> Callable[..., RunConfig]:
         return RunConfig.model_validate_json(json.dumps(config))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Ranks:
+    """This process as a gang of one."""
+    store, port = open_store("127.0.0.1", 1)
+    return Ranks(Place(port=port), store)
+
+
+class Gangs:
+    """Warm gangs by shape, as a sweep keeps them."""
+
+    def __init__(self) -> None:
+        self.idle: dict[ParallelConfig, Any] = {}
+
+    def of(self, config: RunConfig) -> Any:
+        from launch.gang import Gang
+
+        shape = config.parallel.model_copy(update={"zero_stage": 1, "expert_parallel": 1})
+        if shape not in self.idle:
+            self.idle[shape] = Gang(shape)
+        return self.idle[shape]
+
+    def run(self, config: RunConfig, folder: Path) -> RunRecord:
+        """Train to an end, whatever it is."""
+        gang = self.of(config)
+        gang.submit(config, folder)
+        self.wait(gang)
+        return read_run(folder)
+
+    def wait(self, gang: Any) -> Any:
+        from launch.gang import wait_any
+
+        while not (ended := wait_any([gang], 60)):
+            pass
+        outcome = ended[0][1]
+        if not outcome.is_worker_sound:
+            self.idle = {shape: kept for shape, kept in self.idle.items() if kept is not gang}
+        return outcome
+
+    def close(self) -> None:
+        for gang in self.idle.values():
+            gang.close()
+
+
+@pytest.fixture(scope="session")
+def gangs(ray_cluster: None) -> Iterator[Gangs]:
+    kept = Gangs()
+    yield kept
+    kept.close()
