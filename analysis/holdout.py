@@ -18,7 +18,7 @@ from analysis.table import Table
 
 @dataclass(frozen=True)
 class Cut:
-    """One cut: fitted to runs up to `flops`, scored on the rest.
+    """One cut: fitted to the runs of the cheapest `budgets`, up to `flops`, scored on the rest.
 
     Errors are predicted over measured loss − 1, `rows` the held-out rows in their order;
     `covered` is the share inside the interval for a new run, `extrapolation` the largest
@@ -26,6 +26,7 @@ class Cut:
     """
 
     flops: float
+    budgets: int
     fitted: int
     rows: tuple[int, ...]
     errors: tuple[float, ...]
@@ -42,6 +43,7 @@ class Cut:
         """As JSON values."""
         return {
             "flops": self.flops,
+            "budgets": self.budgets,
             "fitted": self.fitted,
             "rows": list(self.rows),
             "errors": list(self.errors),
@@ -80,6 +82,7 @@ def holdout(
         cuts.append(
             Cut(
                 flops=edge,
+                budgets=last,
                 fitted=int(below.sum()),
                 rows=tuple(int(row) for row in held.frame.index),
                 errors=tuple((predicted.loss / measured - 1).tolist()),

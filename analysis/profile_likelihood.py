@@ -20,7 +20,7 @@ from analysis.parametric import optimise
 from analysis.robust import DELTA, minimise
 from analysis.table import Table
 
-POINTS = 61
+POINTS = 121
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ def profile(
 
 def _span(grid: Array, centre: float) -> Array:
     """Points dense about the centre, sparse towards the bounds."""
-    near = centre + np.sinh(np.linspace(-5, 5, POINTS)) / np.sinh(5) * float(np.ptp(grid))
+    near = centre + np.sinh(np.linspace(-4, 4, POINTS)) / np.sinh(4) * float(np.ptp(grid))
     return np.unique(np.append(np.clip(near, grid[0], grid[-1]), centre))
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def charts_of(study: StudyAnalysis, curves: pd.DataFrame | None = None) -> list[Chart]:
     """Every chart that the study's data allow; `curves` holds the runs' points along training."""
-    from analysis.plots import charts
+    from analysis.plots import charts, diagnostics
 
     return [
         charts.loss_curves(study, curves),
@@ -22,6 +22,9 @@ def charts_of(study: StudyAnalysis, curves: pd.DataFrame | None = None) -> list[
         charts.allocation(study),
         charts.residuals(study),
         charts.comparison(study),
+        diagnostics.surface(study),
+        diagnostics.floor_profile(study),
+        diagnostics.extrapolation(study),
     ]
 
 

@@ -56,7 +56,7 @@ def draw(chart: Chart) -> go.Figure:
     for column, panel in enumerate(chart.panels, 1):
         _axes(figure, chart, column)
         for mark in panel.marks:
-            _mark(figure, mark, column, seen)
+            _mark(figure, mark, column, seen, panel.y.log)
     if chart.scale:
         _colour_bar(figure, chart)
     figure.update_layout(
@@ -135,7 +135,7 @@ def _once(label: str | None, seen: set[str]) -> dict[str, Any]:
     return {"name": label, "legendgroup": label, "showlegend": shown}
 
 
-def _mark(figure: go.Figure, mark: Mark, column: int, seen: set[str]) -> None:
+def _mark(figure: go.Figure, mark: Mark, column: int, seen: set[str], log: bool) -> None:
     at = {"row": 1, "col": column}
     match mark:
         case Line():
@@ -199,7 +199,7 @@ def _mark(figure: go.Figure, mark: Mark, column: int, seen: set[str]) -> None:
             figure.add_annotation(
                 x=0,
                 xref="x domain",
-                y=float(np.log10(mark.y)) if mark.y > 0 else mark.y,
+                y=float(np.log10(mark.y)) if log else mark.y,
                 text=mark.text,
                 showarrow=False,
                 xanchor="left",
@@ -256,6 +256,7 @@ def _contours(figure: go.Figure, mark: Contours, at: dict[str, int]) -> None:
                     "operation": "=",
                     "value": level,
                     "showlabels": True,
+                    "labelformat": ".3g",
                 },
                 line={"color": colour, "width": 1.4},
                 showlegend=False,

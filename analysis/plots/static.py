@@ -236,10 +236,9 @@ def _points(axes: Axes, mark: Points) -> None:
 
 
 def _whiskers(at: Array, ends: tuple[Array, Array] | None) -> Array | None:
-    """Lengths below and above, an unbounded end drawn a thousand times out."""
+    """Lengths below and above, an unbounded end drawn far off the axes."""
     if ends is None:
         return None
-    low, high = (np.nan_to_num(end, posinf=1e300, neginf=-1e300) for end in ends)
-    low = np.maximum(low, at / 1e3) if (at > 0).all() else low
-    high = np.minimum(high, at * 1e3) if (at > 0).all() else high
+    far = 1e3 * np.abs(at)
+    low, high = np.maximum(ends[0], at - far), np.minimum(ends[1], at + far)
     return np.maximum(np.stack([at - low, high - at]), 0.0)
