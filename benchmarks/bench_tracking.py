@@ -71,8 +71,8 @@ def main() -> None:
         seconds = time.perf_counter() - began
         with sqlite3.connect(folder / "mlflow.db") as database:
             (count,) = database.execute("select count(*) from metrics where step > 0").fetchone()
-    expected = asked.runs * (asked.points * 6 + 3)
-    print(f"{asked.runs} runs × {asked.points} points × 6 metrics: {seconds:.1f} s")
+    expected = asked.runs * (asked.points * 7 + 3)
+    print(f"{asked.runs} runs × {asked.points} points × 6 metrics and log10_flops: {seconds:.1f} s")
     print(f"{count} values stored, {expected} expected; {seconds / count * 1e6:.0f} µs each")
 
 

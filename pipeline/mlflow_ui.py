@@ -7,6 +7,7 @@ here, 0.4 GB.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.request import urlopen
 
+from pipeline.chart_view import QUERY
 from pipeline.errors import StudyError
 from pipeline.sent import SentStudy
 from pipeline.tracking import ENVIRONMENT, default_uri, scrubbed
@@ -42,6 +44,7 @@ def serve_ui(
     free = free_port(port)
     if free != port:
         say(f"Port {port} is taken; {free} is free")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server with this process
     server = subprocess.Popen(
         ui_command(study_folder, free),
         env=os.environ | ui_environment(uri),
@@ -80,8 +83,8 @@ def ui_environment(uri: str) -> dict[str, str]:
 
 
 def link(server: str, sent: SentStudy) -> str:
-    """The address of the study's runs at ``server``."""
-    return f"{server.rstrip('/')}/#/experiments/{sent.experiment_id}/runs"
+    """The address of the study's charts at ``server``."""
+    return f"{server.rstrip('/')}/#/experiments/{sent.experiment_id}/runs?{QUERY}"
 
 
 def free_port(port: int) -> int:

@@ -8,6 +8,7 @@ MLflow drops an exact repeat, and of a step that two attempts logged the first o
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,11 +70,12 @@ class Owed:
             self.tags["device"] = str(record["device"])
 
     def _curve(self, record: dict[str, Any], time: int) -> None:
-        self.sent = replace(self.sent, step=record["step"])
-        aux = {f"aux/{key}": value for key, value in (record.get("aux") or {}).items()}
-        self._add(
-            {key: record.get(key) for key in (*CURVES, *PROGRESS)} | aux, time, record["step"]
-        )
+        step, flops = record["step"], record["flops"]
+        self.sent = replace(self.sent, step=step)
+        values = {key: record.get(key) for key in (*CURVES, *PROGRESS)}
+        values["log10_flops"] = math.log10(flops) if flops else None
+        values |= {f"aux/{key}": value for key, value in (record.get("aux") or {}).items()}
+        self._add(values, time, step)
 
     def _evaluation(self, record: dict[str, Any], time: int) -> None:
         step = record["step"]

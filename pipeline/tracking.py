@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from launch.config import RunConfig
+from pipeline.chart_view import TAG, view_tag
 from pipeline.fit_record import digest, fit_record, law_path
 from pipeline.outbox import Owed, Sample, is_settled, owed
 from pipeline.record import Record
@@ -157,6 +158,12 @@ class Tracker:
     def store(self) -> str:
         """How state files know this experiment; made anew, or in another store, it is another."""
         experiment = self.client.get_experiment(self.experiment_id)
+        if TAG not in experiment.tags:
+            kind = "custom_model_development"  # without which its pages are those for prompts
+            self.client.set_experiment_tag(self.experiment_id, "mlflow.experimentKind", kind)
+            self.client.set_experiment_tag(
+                self.experiment_id, TAG, view_tag(experiment.creation_time)
+            )
         store = f"{self._uri_digest}-{experiment.experiment_id}-{experiment.creation_time}"
         if store != self._sent.store:
             self._sent = SentStudy(store)

@@ -1,7 +1,5 @@
 """MLflow is served on loopback alone, to those who ask for loopback alone."""
 
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -57,5 +55,7 @@ serve_ui(Path({str(tmp_path)!r}), {free_port(5000)}, say=lambda line: print(line
         with pytest.raises(HTTPError, match="403"):
             urlopen(Request(url, headers={"Host": "rebound.example"}))
     finally:
-        os.killpg(server.pid, signal.SIGINT)
+        server.terminate()
         assert server.wait(20) == 0
+    with pytest.raises(OSError, match="refused"):
+        urlopen(url)
