@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.console import Group
 
+from analysis.notices import AnalysisError
+from analysis.result import Fit
 from pipeline.config import Study
 from pipeline.errors import StudyError, nearest
 from pipeline.plan import Plan, Shape, make_run
@@ -21,14 +23,8 @@ def predict_study(study: Study, flops: float, architecture: str | None) -> list[
     """
     if not flops > 0 or flops == float("inf"):
         raise StudyError(f"--flops: given {flops}, allowed: a positive finite number")
-    if architecture is not None and architecture not in study.architectures:
-        known = ", ".join(study.architectures)
-        raise StudyError(
-            f"--architecture: given '{architecture}', allowed: {known}"
-            f"{nearest(architecture, study.architectures)}"
-        )
+    names = architectures_of(study, architecture)
     plan = Plan.read(study.folder / "plan.json")
-    names = [architecture] if architecture else list(study.architectures)
     return [_predict(study, plan, name, flops) for name in names]
 
 
@@ -47,17 +43,39 @@ def prediction_table(predictions: list[dict[str, Any]], flops: float) -> Group:
     return titled(title, table, *configs)
 
 
-def _predict(study: Study, plan: Plan, architecture: str, flops: float) -> dict[str, Any]:
-    from analysis.notices import AnalysisError
-    from analysis.result import Fit
-    from models import Recipe, cost
-    from models.size import nearest as nearest_shape
+def architectures_of(study: Study, architecture: str | None) -> list[str]:
+    """The one that is asked for, or all.
 
+    Raises:
+        StudyError: the study has no such architecture.
+    """
+    if architecture is not None and architecture not in study.architectures:
+        known = ", ".join(study.architectures)
+        raise StudyError(
+            f"--architecture: given '{architecture}', allowed: {known}"
+            f"{nearest(architecture, study.architectures)}"
+        )
+    return [architecture] if architecture else list(study.architectures)
+
+
+def fit_of(study: Study, architecture: str) -> Fit:
+    """The law that was fitted to an architecture.
+
+    Raises:
+        StudyError: none was.
+    """
     path = study.folder / "fits" / f"{architecture}.json"
     if not path.is_file():
         raise StudyError(f"{path}: no fitted law; `isoflop fit {study.name}` fits what is finished")
+    return Fit.from_json(path.read_text())
+
+
+def _predict(study: Study, plan: Plan, architecture: str, flops: float) -> dict[str, Any]:
+    from models import Recipe, cost
+    from models.size import nearest as nearest_shape
+
     try:
-        best = Fit.from_json(path.read_text()).allocate(flops)
+        best = fit_of(study, architecture).allocate(flops)
     except AnalysisError as error:
         raise StudyError(f"architectures.{architecture}: {error}") from None
     model = nearest_shape(

@@ -168,7 +168,7 @@ def load_study(path: Path | str, overrides: list[str] | None = None, check: bool
     Raises:
         ConfigError: every fault found, each with its place, what was given and what is allowed.
     """
-    file = read_yaml(_find(str(path), "studies", Path.cwd(), "study"), overrides)
+    file = read_yaml(find(str(path), "studies", Path.cwd(), "study"), overrides)
     resolver = _Resolver(file)
     values = resolver.resolve()
     faults = list(resolver.broken.values())
@@ -256,7 +256,7 @@ class _Resolver:
             return
         key = (*prefix, field)
         try:
-            included = read_yaml(_find(name, kind, self.file.path.parent, field))
+            included = read_yaml(find(name, kind, self.file.path.parent, field))
         except ConfigError as error:
             self.broken[key] = f"{self.file.where(key)}: {dotted(key)}: {error}"
         else:
@@ -264,8 +264,12 @@ class _Resolver:
             values[field] = included.values
 
 
-def _find(name: str, kind: str, folder: Path, what: str) -> Path:
-    """A path relative to ``folder``, or a bare name under ``configs/<kind>/``."""
+def find(name: str, kind: str, folder: Path, what: str) -> Path:
+    """A path relative to ``folder``, or a bare name under ``configs/<kind>/``.
+
+    Raises:
+        ConfigError: there is neither.
+    """
     candidates = [folder / name, CONFIGS / kind / name, CONFIGS / kind / f"{name}.yaml"]
     for path in candidates:
         if path.is_file():

@@ -10,6 +10,8 @@ import pandas as pd
 
 from pipeline.atomic import write_text
 from pipeline.config import Study, fingerprint
+from pipeline.plan import Plan
+from pipeline.records import curves
 
 ANALYSIS = Path(__file__).resolve().parent.parent / "analysis"
 
@@ -23,10 +25,11 @@ def fitted(study: Study, frame: pd.DataFrame) -> dict[str, Any] | None:
     return document if document.get("key") == _key(study, frame) else None
 
 
-def fit_table(study: Study, frame: pd.DataFrame, curves: pd.DataFrame) -> dict[str, Any]:
-    """Fit both approaches to every architecture; write ``fits/*.json`` and ``plots/*``."""
+def fit_table(study: Study, plan: Plan, frame: pd.DataFrame) -> dict[str, Any]:
+    """Fit both approaches to every architecture; write ``fits``, ``plots`` and ``report.html``."""
     from analysis.plots import write
     from analysis.study import analyze
+    from pipeline.report import write_report
 
     analysis = analyze(
         frame,
@@ -36,7 +39,9 @@ def fit_table(study: Study, frame: pd.DataFrame, curves: pd.DataFrame) -> dict[s
         resamples=study.fit.resamples,
         seed=study.fit.seed,
     )
-    write(analysis, study.folder / "plots", curves)
+    points = curves(study, plan)
+    write(analysis, study.folder / "plots", points)
+    write_report(study, plan, frame, points, analysis)
     for name, architecture in analysis.architectures.items():
         if architecture.approach3 is not None:
             write_text(study.folder / "fits" / f"{name}.json", architecture.approach3.to_json())

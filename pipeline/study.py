@@ -20,7 +20,7 @@ from pipeline.plan import Plan, Tokens, make_plan, run_folder, short
 from pipeline.preflight import expected_seconds, makespan
 from pipeline.progress import Task, task
 from pipeline.publish import publish
-from pipeline.records import curves, table, write_table
+from pipeline.records import table, write_table
 from pipeline.rules import source
 from pipeline.sweep import Job, Sweep, unfinished
 from pipeline.tracking import Tracker
@@ -206,7 +206,7 @@ def _fit(study: Study, console: Console, plan: Plan) -> dict[str, Any]:
         document = fitted(study, frame)
         if document is None:
             work.update(0, f"{study.fit.resamples} resamples")
-            document = fit_table(study, frame, curves(study, plan))
+            document = fit_table(study, plan, frame)
         work.update(1, f"laws of {', '.join(document['analysis']['architectures'])}")
     publish(tracker(study), document["analysis"], partial(console.print, markup=False))
     console.print(show.summary(study, document["analysis"]))

@@ -25,7 +25,7 @@ VENDOR_HOMES = {
     "mamba_ssm": ("models/engines/",),
     "causal_conv1d": ("models/engines/",),
     "transformers": ("models/convert/",),
-    "typer": ("pipeline/cli.py",),
+    "typer": ("pipeline/commands/",),
     "ruamel": ("pipeline/yaml_file.py",),
 }
 HEAVY = {

@@ -1,0 +1,1 @@
+"""The commands of ``isoflop``, by what they are about."""

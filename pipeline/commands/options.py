@@ -1,0 +1,73 @@
+"""The application, and what its commands share: arguments, options, where to print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+LOG_WIDTH = 132
+
+app = typer.Typer(
+    name="isoflop",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A laboratory for scaling studies: plan, train, fit and compare, from one YAML file.\n\n"
+    "Begin with: [bold]isoflop run configs/studies/quickstart.yaml[/bold]",
+)
+
+StudyArgument = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help="A study's YAML file, or a name under configs/studies."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Dotted overrides, such as train.sequence_length=256.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")
+]
+SlotsOption = Annotated[
+    int | None, typer.Option("--slots", min=1, help="Cores to train on (default: all).")
+]
+
+
+def _debug(value: bool) -> None:
+    if value:
+        os.environ["ISOFLOP_DEBUG"] = "1"
+
+
+DebugOption = Annotated[
+    bool,
+    typer.Option(
+        "--debug",
+        help="Show the traceback of an error.",
+        callback=_debug,
+        is_eager=True,
+        expose_value=True,
+    ),
+]
+
+
+def console(as_json: bool = False) -> Console:
+    """Where people read: standard output, or standard error where that is for JSON."""
+    made = Console(stderr=as_json, highlight=False)
+    if not made.is_terminal:
+        made.width = max(made.width, LOG_WIDTH)  # a log file has no edge
+    return made
+
+
+def print_json(value: Any) -> None:
+    """JSON on standard output, strict."""
+    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False, default=str) + "\n")
