@@ -84,6 +84,10 @@ class Unfinished(Notice):
     """Runs left out because they did not reach their end."""
 
 
+class MixedArchitectures(Notice):
+    """One law fitted to the runs of several architectures."""
+
+
 class ApproachesDisagree(Notice):
     """The IsoFLOP profiles and the parametric fit do not tell the same story."""
 

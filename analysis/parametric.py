@@ -14,6 +14,7 @@ from analysis.estimate import LEVEL, Estimate
 from analysis.laws.base import Array, ComputeRule, Law, Problem
 from analysis.laws.registry import get
 from analysis.notices import (
+    MixedArchitectures,
     Notice,
     ParameterAtBound,
     RefusedError,
@@ -51,6 +52,7 @@ def fit(
     delta: float = DELTA,
     level: float = LEVEL,
     convention: str = "params",
+    loss_unit: str = "nats/token",
     pair_by: str | None = None,
     units: Sequence[str] = (),
 ) -> Fit:
@@ -58,7 +60,8 @@ def fit(
 
     `columns` maps standard column names to the table's own; `kind` is the form of the bootstrap
     (rows, runs or seeds); a column `weight` weighs the rows; `delta` is Huber's, in units of
-    log L (infinity gives least squares); `convention` names what counts as parameters;
+    log L (infinity gives least squares); `convention` names what counts as parameters,
+    `loss_unit` what the loss is measured in;
     `pair_by` and `units` draw the resamples of several tables together (`bootstrap.draw`). Raises
     `TableError` for a table that is not one, `RefusedError` where there are too few runs.
     """
@@ -76,6 +79,7 @@ def fit(
     if {"params", "tokens"} <= set(law.columns):
         rule, rule_notices = compute_rule(table)
     notices: list[Notice] = [*table.notices, *rule_notices, *free]
+    notices += _mixed(table)
     notices += _bound_notices(problem, law, best) if not free else []
     notices += weak if not free else []
     if best.agreeing == 1 and best.starts > 1:
@@ -87,7 +91,7 @@ def fit(
         samples_RP=problem.natural(theta_RP),
         limits=limits,
         rule=rule,
-        data=summary_of(table, convention),
+        data=summary_of(table, convention, loss_unit),
         diagnostics=_diagnose(problem, table, log_target, best, delta),
         bootstrap=drawn.kind,
         notices=tuple(notices),
@@ -133,7 +137,7 @@ def resample(
     return solution.theta_RP
 
 
-def summary_of(table: Table, convention: str) -> DataSummary:
+def summary_of(table: Table, convention: str, loss_unit: str) -> DataSummary:
     """Size, fingerprint and ranges of the table."""
     ranges = {
         name: (float(table.column(name).min()), float(table.column(name).max()))
@@ -142,7 +146,7 @@ def summary_of(table: Table, convention: str) -> DataSummary:
     }
     if table.has("flops") or {"params", "tokens"} <= set(ranges):
         ranges["flops"] = (float(table.flops.min()), float(table.flops.max()))
-    return DataSummary(len(table), table.fingerprint, convention, ranges)
+    return DataSummary(len(table), table.fingerprint, convention, ranges, loss_unit)
 
 
 def _enough(table: Table, law: Law) -> None:
@@ -153,6 +157,14 @@ def _enough(table: Table, law: Law) -> None:
             f"{needed} different runs; the table has {len(table)}"
         )
         raise RefusedError(TooFewPoints(message, table.rows))
+
+
+def _mixed(table: Table) -> list[Notice]:
+    names = table.frame["architecture"].unique() if table.has("architecture") else ()
+    if len(names) < 2:
+        return []
+    listed = ", ".join(map(str, names))
+    return [MixedArchitectures(f"one law was fitted to the runs of {listed} together")]
 
 
 def _limits(

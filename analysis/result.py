@@ -61,6 +61,7 @@ class DataSummary:
     fingerprint: str
     convention: str
     ranges: Mapping[str, tuple[float, float]]
+    loss_unit: str = "nats/token"
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,7 @@ class Fit:
                 "rows": self.data.rows,
                 "fingerprint": self.data.fingerprint,
                 "convention": self.data.convention,
+                "loss_unit": self.data.loss_unit,
                 "ranges": {name: list(ends) for name, ends in self.data.ranges.items()},
             },
             "diagnostics": {
@@ -286,6 +288,7 @@ class Fit:
                 data["fingerprint"],
                 data["convention"],
                 {name: (low, high) for name, (low, high) in data["ranges"].items()},
+                data["loss_unit"],
             ),
             diagnostics=Diagnostics(objective=fields["objective"], **d),
             bootstrap=fields["bootstrap"]["kind"],

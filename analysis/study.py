@@ -5,67 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.architecture_study import ArchitectureStudy, Asked, study_architecture
 from analysis.compare import Gain, gain_at_budget
-from analysis.estimate import LEVEL, Estimate
-from analysis.hygiene import hygiene
-from analysis.notices import AnalysisError, ApproachesDisagree, Notice, RefusedError
-from analysis.parametric import fit
-from analysis.profiles import Profiles, isoflop_profiles, noise_free_bias
-from analysis.profiles import budgets as profile_groups
-from analysis.result import Allocation, Fit
+from analysis.crossing import Crossing, crossing
+from analysis.estimate import LEVEL
+from analysis.notices import AnalysisError, Notice, RefusedError
+from analysis.profiles import budgets as budget_groups
 from analysis.table import Exclusion, Table
 
-CONVENTIONS = ("params_total", "params_active", "params_non_embedding", "params_compute")
-
-
-@dataclass(frozen=True, eq=False)
-class ArchitectureStudy:
-    """One architecture: both approaches side by side, either None where `notices` say why.
-
-    `bias` maps a budget to the relative error in (N*, D*) that Approach 2 would make there
-    without any noise. `conventions` gives the exponent a of both approaches under every way of
-    counting parameters that the table has.
-    """
-
-    name: str
-    table: Table
-    approach2: Profiles | None
-    approach3: Fit | None
-    allocations: Mapping[str, tuple[Allocation, ...]]
-    bias: Mapping[float, tuple[float, float]]
-    conventions: Mapping[str, Mapping[str, Estimate]]
-    notices: tuple[Notice, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values; the fit without its resamples."""
-        fitted = self.approach3 and self.approach3.to_dict()
-        if fitted:
-            del fitted["bootstrap"]["samples"]
-        return {
-            "rows": list(self.table.rows),
-            "approach2": self.approach2 and self.approach2.to_dict(),
-            "approach3": fitted,
-            "allocations": {k: [a.to_dict() for a in v] for k, v in self.allocations.items()},
-            "bias": [
-                {"flops": flops, "params": params, "tokens": tokens}
-                for flops, (params, tokens) in self.bias.items()
-            ],
-            "conventions": {
-                name: {approach: a.to_dict() for approach, a in exponents.items()}
-                for name, exponents in self.conventions.items()
-            },
-            "warnings": [notice.to_dict() for notice in self.notices],
-        }
+__all__ = ["ArchitectureStudy", "StudyAnalysis", "analyze"]
 
 
 @dataclass(frozen=True, eq=False)
 class StudyAnalysis:
-    """The laws of every architecture of a study, and the gains over its baseline."""
+    """The laws of every architecture of a study, the gains over its baseline, and crossings."""
 
     table: Table
     architectures: Mapping[str, ArchitectureStudy]
@@ -73,6 +32,7 @@ class StudyAnalysis:
     budgets: tuple[float, ...]
     targets: tuple[float, ...]
     gains: tuple[Gain, ...]
+    crossings: Mapping[tuple[str, str], Crossing]
     notices: tuple[Notice, ...]
     excluded: tuple[Exclusion, ...]
 
@@ -84,6 +44,10 @@ class StudyAnalysis:
             "targets": list(self.targets),
             "architectures": {name: s.to_dict() for name, s in self.architectures.items()},
             "gains": [gain.to_dict() for gain in self.gains],
+            "crossings": [
+                {"architectures": list(pair), **found.to_dict()}
+                for pair, found in self.crossings.items()
+            ],
             "warnings": [notice.to_dict() for notice in self.notices],
             "excluded": [{"row": e.row, "rule": e.rule} for e in self.excluded],
         }
@@ -113,11 +77,10 @@ def analyze(
     only a table that is no table raises (`TableError`), or an unknown baseline (`AnalysisError`).
     """
     checked = Table.read(table)
-    if not checked.has("architecture"):
-        checked = Table(
-            checked.frame.assign(architecture="model"), checked.excluded, checked.notices
-        )
-    names = list(dict.fromkeys(sorted(checked.frame["architecture"].astype(str))))
+    labels = checked.frame["architecture"].astype(str) if checked.has("architecture") else "model"
+    named = checked.frame.assign(architecture=labels)
+    checked = Table(named, checked.excluded, checked.notices)
+    names = sorted(set(named["architecture"]))
     baseline = _baseline(baseline, names)
     names = [baseline, *(name for name in names if name != baseline)]
     asked = tuple(sorted(float(b) for b in budgets)) if budgets else _budgets(checked)
@@ -125,8 +88,8 @@ def analyze(
     if pair_by and not checked.has(pair_by):
         raise AnalysisError(f"the table has no column {pair_by!r} to pair the architectures by")
     units = tuple(checked.frame[pair_by].astype(str).unique()) if pair_by else ()
-    ask = _Asked(targets, resamples, seed, level, pair_by, units)
-    studies = {name: _study(checked.architecture(name), name, ask) for name in names}
+    ask = Asked(targets, resamples, seed, level, pair_by, units)
+    studies = {name: study_architecture(checked.architecture(name), name, ask) for name in names}
     gains, refused = _gains(studies, baseline, targets)
     return StudyAnalysis(
         table=checked,
@@ -135,6 +98,7 @@ def analyze(
         budgets=asked,
         targets=targets,
         gains=gains,
+        crossings=_crossings(studies),
         notices=(*checked.notices, *refused),
         excluded=checked.excluded,
     )
@@ -151,106 +115,8 @@ def _baseline(baseline: str | None, names: list[str]) -> str:
 
 def _budgets(table: Table) -> tuple[float, ...]:
     if table.has("budget"):
-        return tuple(float(b) for b in np.unique(table.column("budget")))
-    return tuple(float(np.exp(np.log(table.flops[at]).mean())) for at in profile_groups(table))
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What every architecture is asked alike."""
-
-    targets: tuple[float, ...]
-    resamples: int
-    seed: int
-    level: float
-    pair_by: str | None
-    units: tuple[str, ...]
-
-
-def _study(table: Table, name: str, ask: _Asked) -> ArchitectureStudy:
-    notices: list[Notice] = hygiene(table.frame)
-    approach2: Profiles | None = None
-    approach3: Fit | None = None
-    try:
-        approach2 = isoflop_profiles(table, resamples=ask.resamples, seed=ask.seed, level=ask.level)
-        notices += approach2.notices
-    except RefusedError as refusal:
-        notices.append(refusal.notice)
-    try:
-        approach3 = fit(
-            table,
-            resamples=ask.resamples,
-            seed=ask.seed,
-            level=ask.level,
-            pair_by=ask.pair_by,
-            units=ask.units,
-        )
-        notices += [n for n in approach3.notices if n not in notices]
-    except RefusedError as refusal:
-        notices.append(refusal.notice)
-    usable = approach3 if approach3 and approach3.identifiable else None
-    if approach2 and usable:
-        notices += _disagreement(approach2, usable)
-    return ArchitectureStudy(
-        name=name,
-        table=table,
-        approach2=approach2,
-        approach3=approach3,
-        allocations={
-            "approach2": tuple(approach2.allocate(c) for c in ask.targets) if approach2 else (),
-            "approach3": tuple(usable.allocate(c) for c in ask.targets) if usable else (),
-        },
-        bias=_bias(table, usable, ask.targets) if approach2 and usable else {},
-        conventions=_conventions(table, ask.resamples, ask.seed, ask.level),
-        notices=tuple(notices),
-    )
-
-
-def _bias(
-    table: Table, fitted: Fit, targets: tuple[float, ...]
-) -> dict[float, tuple[float, float]]:
-    try:
-        params, tokens = noise_free_bias(table, fitted.law, fitted.values, np.array(targets))
-    except RefusedError:
-        return {}
-    pairs = zip(params.tolist(), tokens.tolist(), strict=True)
-    return dict(zip(targets, pairs, strict=True))
-
-
-def _disagreement(profiles: Profiles, fitted: Fit) -> list[Notice]:
-    one, other = profiles.a, fitted.derived["a"]
-    if one.low <= other.high and other.low <= one.high:
-        return []
-    message = (
-        f"N* grows as C^{one:.2f} by IsoFLOP profiles but as C^{other:.2f} by the parametric fit"
-    )
-    return [ApproachesDisagree(message)]
-
-
-def _conventions(
-    table: Table, resamples: int, seed: int, level: float
-) -> dict[str, dict[str, Estimate]]:
-    """Exponent a with every other count of parameters in place of `params`."""
-    found: dict[str, dict[str, Estimate]] = {}
-    for name in CONVENTIONS:
-        if not table.has(name) or bool(table.frame[name].isna().any()):
-            continue
-        counted = Table(table.frame.assign(params=table.frame[name]))
-        found[name] = {}
-        try:
-            profiles = isoflop_profiles(
-                counted, resamples=resamples, seed=seed, level=level, frontier=False
-            )
-            found[name]["approach2"] = profiles.a
-        except RefusedError:
-            pass
-        try:
-            fitted = fit(counted, resamples=resamples, seed=seed, level=level, convention=name)
-            if fitted.identifiable:
-                found[name]["approach3"] = fitted.derived["a"]
-        except RefusedError:
-            pass
-    return found
+        return tuple(float(b) for b in np.unique(table.frame["budget"].dropna()))
+    return tuple(float(np.exp(np.log(table.flops[at]).mean())) for at in budget_groups(table))
 
 
 def _gains(
@@ -267,3 +133,18 @@ def _gains(
         except RefusedError as refusal:
             refused.append(refusal.notice)
     return tuple(gains), refused
+
+
+def _crossings(
+    studies: Mapping[str, ArchitectureStudy],
+) -> dict[tuple[str, str], Crossing]:
+    """Every pair of architectures whose laws are identified."""
+    laws = {
+        name: study.approach3
+        for name, study in studies.items()
+        if study.approach3 and study.approach3.identifiable
+    }
+    return {
+        (one, other): crossing(laws[one], laws[other], names=(one, other))
+        for one, other in combinations(laws, 2)
+    }

@@ -8,6 +8,13 @@ from analysis.estimate import Estimate
 from analysis.notices import NotIdentifiable
 from analysis.result import Fit
 
+FOLLOWS = {
+    "a": "N* ∝ C^a",
+    "b": "D* ∝ C^b",
+    "c": "L*(C) − E ∝ C^−c",
+    "M_opt": "tokens a parameter that cost least at equal loss",
+}
+
 
 def summarise(fit: Fit) -> str:
     """Law, parameters with intervals, what follows from them, and every remark."""
@@ -19,7 +26,8 @@ def summarise(fit: Fit) -> str:
         text = f"  {parameter.name:<12}{_number(estimate.value):>12}   {_range(estimate):<26}"
         lines.append(f"{text} {parameter.meaning}, {parameter.unit}")
     for name, estimate in fit.derived.items():
-        lines.append(f"  {name:<12}{_number(estimate.value):>12}   {_range(estimate)}")
+        text = f"  {name:<12}{_number(estimate.value):>12}   {_range(estimate):<26}"
+        lines.append(f"{text} {FOLLOWS.get(name, '')}".rstrip())
     lines += _frontier(fit)
     for notice in fit.notices:
         lines.append(f"  {type(notice).__name__}: {notice.message}{_rows(notice.rows)}")
@@ -34,7 +42,8 @@ def _data(fit: Fit) -> str:
         f"{name} {low:.3g} to {high:.3g}" for name, (low, high) in fit.data.ranges.items()
     )
     rule = f"C = {fit.rule.kappa:.3g}·N^{fit.rule.gamma:.4g}·D"
-    return f"  {fit.data.rows} runs: {spans}\n  N counts {fit.data.convention}; {rule}"
+    counted = f"N counts {fit.data.convention}; L in {fit.data.loss_unit}; {rule}"
+    return f"  {fit.data.rows} runs: {spans}\n  {counted}"
 
 
 def _quality(fit: Fit) -> str:
@@ -43,7 +52,17 @@ def _quality(fit: Fit) -> str:
         f"  objective {d.objective:.6g} (Huber, δ = {d.delta:g}, summed); residual sd "
         f"{d.residual_sd:.2%} of L; R² {d.r_squared:.4f}; condition {d.condition:.2g}; "
         f"{d.starts_agreeing} of {d.starts} starts agree; {len(fit.samples_RP)} resamples "
-        f"by {fit.bootstrap}"
+        f"by {fit.bootstrap}\n  {_extremes(fit)}"
+    )
+
+
+def _extremes(fit: Fit) -> str:
+    d = fit.diagnostics
+    worst = max(range(len(d.rows)), key=lambda n: abs(d.residuals[n]))
+    pulls = max(range(len(d.rows)), key=lambda n: d.leverage[n])
+    return (
+        f"largest residual {math.expm1(d.residuals[worst]):+.1%} (row {d.rows[worst]}); "
+        f"largest leverage {d.leverage[pulls]:.2f} (row {d.rows[pulls]})"
     )
 
 

@@ -177,6 +177,31 @@ class DataConstrainedProblem(Problem):
         return ends
 
 
+def constrained_optimum(
+    law: DataConstrained, values: Values, flops: float, unique_tokens: float, rule: ComputeRule
+) -> Array:
+    """Compute-optimal parameters when only `unique_tokens` are to be had and the rest repeat them.
+
+    By golden section in log N about the unconstrained optimum: with few tokens the best model
+    shifts, and past some compute more of it buys nothing.
+    """
+    free = np.log(law.optimum(values, flops, rule))
+    low, high = free - 12.0, free + 12.0
+    ratio = (np.sqrt(5.0) - 1) / 2
+
+    def loss(log_params: Array) -> Array:
+        params = np.exp(log_params)
+        tokens = rule.tokens(flops, params)
+        given = {"params": params, "tokens": tokens, "unique_tokens": np.asarray(unique_tokens)}
+        return law.predict(values, given)
+
+    for _ in range(80):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        better = loss(left) < loss(right)
+        low, high = np.where(better, low, left), np.where(better, right, high)
+    return np.asarray(np.exp((low + high) / 2))
+
+
 DATA_CONSTRAINED = DataConstrained("data-constrained", "data-constrained")
 DATA_CONSTRAINED_C4 = DataConstrained(
     "data-constrained-c4", "data-constrained (paper's C4 base)", C4

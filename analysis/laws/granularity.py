@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from analysis.laws.base import Parameter
+from analysis.laws.base import Array, Parameter, Values
 from analysis.laws.posynomial import Posynomial, Term
+
+
+def at_granularity(values: Values, granularity: float) -> dict[str, Array]:
+    """The Chinchilla law that is left at one granularity: its optimum is the model's."""
+    return {
+        "E": values["c"],
+        "A": values["g"] / granularity ** values["gamma"] + values["a"],
+        "B": values["b"],
+        "alpha": values["alpha"],
+        "beta": values["beta"],
+    }
+
 
 GRANULARITY = Posynomial(
     name="granularity",

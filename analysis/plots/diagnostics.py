@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from analysis.holdout import Cut, holdout
-from analysis.notices import RefusedError
+from analysis.holdout import Cut
 from analysis.plots.chart import (
     INK,
     Axis,
@@ -20,12 +19,11 @@ from analysis.plots.chart import (
     Points,
     category,
 )
-from analysis.profile_likelihood import ParameterProfile, profile
+from analysis.profile_likelihood import ParameterProfile
 from analysis.study import ArchitectureStudy, StudyAnalysis
 
 GRID = 60
 LEVELS = 9
-CUT_RESAMPLES = 300
 JITTER = 0.5
 
 
@@ -70,18 +68,11 @@ def floor_profile(study: StudyAnalysis) -> Chart:
     panels = []
     for index, (name, part) in enumerate(study.architectures.items()):
         marks: list[Mark] = []
-        found = _profile_of(part)
-        if found:
-            marks += _profile_marks(found, category(index)[0])
+        if part.floor:
+            marks += _profile_marks(part.floor, category(index)[0])
         label = Axis("rise of the objective (95 % ends at 1)", limits=(-0.3, 4.0))
         panels.append(Panel(Axis("irreducible loss E (nats/token)"), label, tuple(marks), name))
     return Chart("profile_of_E", "Profile of the irreducible loss", tuple(panels), share_y=True)
-
-
-def _profile_of(part: ArchitectureStudy) -> ParameterProfile | None:
-    if not part.approach3 or not part.approach3.identifiable:
-        return None
-    return profile(part.table, "E", part.approach3.law)
 
 
 def _profile_marks(found: ParameterProfile, colour: str) -> Iterator[Mark]:
@@ -109,21 +100,12 @@ def extrapolation(study: StudyAnalysis) -> Chart:
     panels = []
     for name, part in study.architectures.items():
         marks: list[Mark] = [Level(0.0)]
-        for index, cut in enumerate(_cuts_of(part)):
+        for index, cut in enumerate(part.cuts):
             marks += _cut_marks(cut, part, index)
         x = Axis("held-out compute over the cut (×)", log=True)
         y = Axis("predicted over measured loss − 1 (%)")
         panels.append(Panel(x, y, tuple(marks), name))
     return Chart("holdout", "Hold-out over every cut", tuple(panels), share_y=True)
-
-
-def _cuts_of(part: ArchitectureStudy) -> list[Cut]:
-    if not part.approach3 or not part.approach3.identifiable:
-        return []
-    try:
-        return holdout(part.table, part.approach3.law, resamples=CUT_RESAMPLES)
-    except RefusedError:
-        return []
 
 
 def _cut_marks(cut: Cut, part: ArchitectureStudy, index: int) -> Iterator[Mark]:

@@ -13,7 +13,8 @@ from analysis.laws import registry
 from analysis.laws.annealing import schedule_areas
 from analysis.laws.base import ComputeRule, Law
 from analysis.laws.chinchilla import CHINCHILLA
-from analysis.laws.data_constrained import C4
+from analysis.laws.data_constrained import C4, DATA_CONSTRAINED_C4, constrained_optimum
+from analysis.laws.granularity import at_granularity
 from analysis.laws.hyperparameters import critical_batch
 from analysis.laws.inference import lifetime_optimum
 from analysis.laws.routed import effective_experts
@@ -211,6 +212,27 @@ def test_the_lifetime_optimum_meets_its_condition_and_its_loss() -> None:
     assert left / right == pytest.approx(1 + 1e12 / (3 * used.tokens), rel=1e-6)
     assert used.params < train_only.params
     assert used.tokens > train_only.tokens
+
+
+def test_scarce_tokens_shift_the_optimum_and_plenty_do_not() -> None:
+    law, planted, rule = (
+        DATA_CONSTRAINED_C4,
+        as_arrays(PLANTED["data-constrained-c4"]),
+        ComputeRule(),
+    )
+    free = law.optimum(planted, 1e21, rule)
+    assert constrained_optimum(law, planted, 1e21, 1e15, rule) == pytest.approx(free, rel=1e-6)
+    scarce = constrained_optimum(law, planted, 1e21, 1e9, rule)
+    near = scarce * np.array([0.99, 1.0, 1.01])
+    given = {"params": near, "tokens": rule.tokens(1e21, near), "unique_tokens": np.array(1e9)}
+    assert law.predict(planted, given).argmin() == 1
+
+
+def test_at_one_granularity_the_law_is_chinchilla() -> None:
+    law, planted = registry.get("granularity"), as_arrays(PLANTED["granularity"])
+    at = {"params": np.array([1e8, 1e9]), "tokens": np.array([2e10, 3e9])}
+    whole = law.predict(planted, at | {"granularity": np.array(8.0)})
+    assert whole == pytest.approx(CHINCHILLA.predict(at_granularity(planted, 8.0), at), rel=1e-12)
 
 
 def test_areas_of_a_schedule() -> None:
