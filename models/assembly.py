@@ -58,6 +58,12 @@ def validate_branches(config: ModelConfig) -> None:
             _branch(config, use, 0)
 
 
+def sample_branch(config: ModelConfig, name: str) -> Branch:
+    """One branch of a config on the meta device, to ask it what its options came to."""
+    with torch.device("meta"):
+        return _branch(config, Use(name), 0)
+
+
 def _branch(config: ModelConfig, use: Use, layer: int) -> Branch:
     recipe = config.recipe
     options = dict(recipe.branches[use.name])

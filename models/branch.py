@@ -66,6 +66,9 @@ class Branch(nn.Module):
         """Parameters that a token does not use."""
         return 0
 
+    def rebalance(self, load_E: Tensor) -> None:
+        """Follow the load of experts, where there is something to move."""
+
     def experts(self) -> Iterator[tuple[str, nn.Parameter, Role, int]]:
         """Stacked weights (E, …) with their name, role and fan-in."""
         return iter(())

@@ -47,6 +47,8 @@ def init_weights(model: Model, seed: int) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             parameter.zero_()
+    for buffer in model.buffers():
+        buffer.zero_()
     for name, module in model.named_modules():
         if isinstance(module, Linear):
             if not (module.role == "head" and model.config.recipe.tied):

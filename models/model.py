@@ -114,6 +114,13 @@ class Model(nn.Module):
         """Set every parameter by the recipe's scheme; the same for the same seed and names."""
         init.init_weights(self, seed)
 
+    def rebalance(self, aux: Aux) -> None:
+        """After an optimizer step: let routers with a selection bias follow the loads in `aux`."""
+        for i, layer in enumerate(self.layers):
+            if f"load/{i}" in aux and isinstance(layer, Layer):
+                for use in layer.uses:
+                    use.branch.rebalance(aux[f"load/{i}"])
+
     def param_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: learning rates scaled with width as the scheme says, and no
         decay on embeddings, norms, biases and other vectors."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.context import Context
 from models.errors import RecipeError
 
 
@@ -139,6 +140,15 @@ def turn(x_BTHK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second, rest = x_BTHK.tensor_split((half, 2 * half), -1)
     parts = [first * cos - second * sin, second * cos + first * sin]
     return torch.cat([*parts, rest] if rest.shape[-1] else parts, -1)
+
+
+def table_for(rope: Rope, x_BTHK: Tensor, head_width: int, context: Context) -> tuple[Tensor, ...]:
+    """The table of a pass's positions, made once for plain ones and once per pass for others."""
+    at, dtype = context.positions_BT, x_BTHK.dtype
+    if at is None:
+        length, device = x_BTHK.shape[1], x_BTHK.device
+        return cached_table(rope, context.offset, length, head_width, device, dtype)
+    return context.once((rope, head_width, dtype), lambda: rope.table(at, head_width, dtype))
 
 
 @lru_cache(maxsize=64)

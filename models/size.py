@@ -24,14 +24,13 @@ CONVENTIONS = ("total", "active", "non_embedding", "compute")
 def shapes(
     recipe: Recipe, *, vocab_size: int, low: float, high: float, convention: str = "compute"
 ) -> list[ModelConfig]:
-    """Every shape of the rule with `low` to `high` parameters, ascending."""
+    """Every shape of the rule with `low` to `high` parameters, ascending. Widths that the recipe
+    cannot be built at (heads that do not divide, say) are left out; RecipeError if all are."""
 
     def size(config: ModelConfig) -> int:
         return params_of(config, convention)
 
-    rungs = takewhile(
-        lambda rung: size(rung[0]) <= high, (_rung(recipe, w, vocab_size) for w in widths())
-    )
+    rungs = takewhile(lambda rung: size(rung[0]) <= high, _rungs(recipe, vocab_size))
     found = [config for rung in rungs for config in rung if low <= size(config) <= high]
     return sorted(found, key=size)
 
@@ -40,7 +39,7 @@ def nearest(
     recipe: Recipe, *, vocab_size: int, target: float, convention: str = "compute"
 ) -> ModelConfig:
     """The shape whose size is nearest to `target` by ratio; `error` says how near."""
-    known = list(islice(widths(), 400))
+    known = [width for width in islice(widths(), 400) if _builds(recipe, width, vocab_size)]
 
     def size(width: int) -> int:
         return params_of(_rung(recipe, width, vocab_size)[0], convention)
@@ -81,6 +80,22 @@ def widths() -> Iterator[int]:
     while True:
         yield width
         width += 4 if width < 16 else min(128, max(8, 1 << (width.bit_length() - 4)))
+
+
+def _rungs(recipe: Recipe, vocab_size: int) -> Iterator[list[ModelConfig]]:
+    first = next(islice(widths(), 40, None))
+    if not _builds(recipe, first, vocab_size):
+        _rung(recipe, first, vocab_size)  # raises what is wrong
+    return (
+        _rung(recipe, width, vocab_size) for width in widths() if _builds(recipe, width, vocab_size)
+    )
+
+
+def _builds(recipe: Recipe, width: int, vocab_size: int) -> bool:
+    try:
+        return bool(_rung(recipe, width, vocab_size))
+    except RecipeError:
+        return False
 
 
 def _rung(recipe: Recipe, width: int, vocab_size: int) -> list[ModelConfig]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from models.branch import Aux, Branch, Frame
 from models.channels.activation import Activation, activate, hidden_width, is_gated
+from models.channels.dispatch import inverse, restore, spread
+from models.channels.mlp import Mlp
 from models.channels.router import Router, balance_loss
 from models.context import Context
 from models.engines.grouped_matmul import grouped
 from models.errors import RecipeError
-from models.linear import Role
+from models.linear import Linear, Role
 
 Experts = Callable[[Tensor, Tensor], Tensor]
 
@@ -33,13 +36,19 @@ class Moe(Branch, name="moe"):
     """y = Σ_k g_k · expert_k(x) over the router's top_k of n_experts (GShard, 2006.16668;
     Switch, 2101.03961 for top_k 1; Mixtral, 2401.04088).
 
-    `normalize`: the chosen weights are made to sum to 1; by default if there are several (a single
-    one would be constant, and the router learn nothing). Experts are `mlp`s; their weights are
-    stacked (E, …) and carry `expert = True`. Reports the raw losses `balance` and `router_z`, and
-    `load`, the share of rows of each expert.
+    Experts are `mlp`s; their weights are stacked (E, …) and carry `expert = True`. score,
+    normalize, scale, n_groups, top_groups, selection_bias: see `Router`; by default the chosen
+    weights sum to 1 if there are several (one would be constant, and the router learn nothing).
+    shared_hidden: width of a shared MLP that every token also takes (DeepSeekMoE, 2401.06066);
+    shared_gate: weighed by sigmoid(w x) (Qwen2-MoE). gate_input: the weight multiplies the expert's
+    input, not its output (Llama 4). capacity: an expert takes at most capacity · N K / E of the
+    choices, first come first served, the others give zero (GShard); null drops none. bias_rate:
+    step of the selection bias at each `rebalance`.
+
+    Reports the raw losses `balance` and `router_z`, and `load`, the share of rows of each expert.
     """
 
-    derived = ("expansion", "multiple", "balance_weight", "router_z_weight")
+    derived = ("expansion", "multiple", "balance_weight", "router_z_weight", "bias_rate")
 
     def __init__(
         self,
@@ -51,25 +60,49 @@ class Moe(Branch, name="moe"):
         hidden: int | None = None,
         expansion: float | None = None,
         multiple: int = 8,
+        score: Literal["softmax", "sigmoid"] = "softmax",
         normalize: bool | None = None,
+        scale: float = 1.0,
+        n_groups: int = 1,
+        top_groups: int = 1,
+        selection_bias: bool = False,
+        bias_rate: float = 0.001,
+        shared_hidden: int | None = None,
+        shared_gate: bool = False,
+        gate_input: bool = False,
+        capacity: float | None = None,
         balance_weight: float = 0.01,
         router_z_weight: float = 0.001,
     ) -> None:
         super().__init__()
-        if not 1 <= top_k <= n_experts:
-            raise RecipeError(("top_k",), top_k, f"1 to {n_experts}, n_experts", "out of range")
+        _check(n_experts, top_k, n_groups, top_groups)
         self.n_experts, self.top_k, self.activation = n_experts, top_k, activation
         self.hidden = hidden or hidden_width(frame.width, activation, expansion, multiple)
         self.aux_weights = {"balance": balance_weight, "router_z": router_z_weight}
         self.normalize = top_k > 1 if normalize is None else normalize
-        self.router = Router(frame.width, n_experts, top_k, normalize=self.normalize)
+        self.gate_input, self.capacity, self.bias_rate = gate_input, capacity, bias_rate
+        self.router = Router(
+            frame.width,
+            n_experts,
+            top_k,
+            score=score,
+            normalize=self.normalize,
+            scale=scale,
+            n_groups=n_groups,
+            top_groups=top_groups,
+            selection_bias=selection_bias,
+        )
         n_in = self.hidden * (2 if is_gated(activation) else 1)
         self.into_EDI = nn.Parameter(torch.empty(n_experts, frame.width, n_in))
         self.out_EID = nn.Parameter(torch.empty(n_experts, self.hidden, frame.width))
-        self.held = range(n_experts)
-        self.expert_group: Dispatcher | None = None
         for weight in (self.into_EDI, self.out_EID):
             weight.expert = True  # type: ignore[attr-defined]
+        self.shared = None
+        if shared_hidden is not None:
+            self.shared = Mlp(frame, activation=activation, hidden=shared_hidden)
+        self.shared_gate = Linear(frame.width, 1) if shared_gate else None
+        self.held = range(n_experts)
+        self.expert_group: Dispatcher | None = None
 
     def forward(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, Aux]:
         """Transform each position."""
@@ -79,19 +112,47 @@ class Moe(Branch, name="moe"):
         order_N = choice_N.argsort(stable=True)
         counts_E = choice_N.new_zeros(self.n_experts)
         counts_E.scatter_add_(0, choice_N, torch.ones_like(choice_N))
-        rows_ND = _Spread.apply(x_ND, order_N, self.top_k)  # type: ignore[no-untyped-call]
-        if self.expert_group is None:
-            rows_ND = self._apply_experts(rows_ND, counts_E)
-        else:
-            rows_ND = self.expert_group.exchange(rows_ND, counts_E, self._apply_experts)
-        rows_ND = _Restore.apply(rows_ND, order_N)  # type: ignore[no-untyped-call]
-        per_choice_NKD = rows_ND.view(len(x_ND), self.top_k, -1)
-        y_ND = (gate_NK.to(rows_ND.dtype)[:, None, :] @ per_choice_NKD)[:, 0]
+        if self.capacity is not None:
+            gate_NK = gate_NK * self._fits(order_N, choice_N, counts_E).view_as(gate_NK)
+        y_ND = self._mix(x_ND, gate_NK.to(x_ND.dtype), order_N, counts_E)
+        if self.shared is not None:
+            y_ND = y_ND + self._shared(x_ND, context)
         load_E = counts_E / choice_N.numel()
         if self.expert_group is not None:
             load_E = self.expert_group.mean(load_E)
         balance = balance_loss(load_E, probability_NE)
         return y_ND.view_as(x_BTD), {"balance": balance, "router_z": z, "load": load_E}
+
+    def _mix(self, x_ND: Tensor, gate_NK: Tensor, order_N: Tensor, counts_E: Tensor) -> Tensor:
+        rows_ND = spread(x_ND, order_N, self.top_k)
+        if self.gate_input:
+            rows_ND = rows_ND * gate_NK.flatten()[order_N, None]
+        if self.expert_group is None:
+            rows_ND = self._apply_experts(rows_ND, counts_E)
+        else:
+            rows_ND = self.expert_group.exchange(rows_ND, counts_E, self._apply_experts)
+        rows_ND = restore(rows_ND, order_N)
+        per_choice_NKD = rows_ND.view(len(x_ND), self.top_k, -1)
+        if self.gate_input:
+            return per_choice_NKD.sum(1)
+        return (gate_NK[:, None, :] @ per_choice_NKD)[:, 0]
+
+    def _shared(self, x_ND: Tensor, context: Context) -> Tensor:
+        assert self.shared is not None
+        y_ND = self.shared(x_ND, context)
+        assert isinstance(y_ND, Tensor)
+        return y_ND if self.shared_gate is None else self.shared_gate(x_ND).sigmoid() * y_ND
+
+    def _fits(self, order_N: Tensor, choice_N: Tensor, counts_E: Tensor) -> Tensor:
+        """Whether each choice is among its expert's first `capacity · N K / E`."""
+        assert self.capacity is not None
+        limit = math.ceil(self.capacity * len(choice_N) / self.n_experts)
+        first_E = counts_E.cumsum(0) - counts_E
+        return inverse(order_N) - first_E[choice_N] < limit
+
+    def rebalance(self, load_E: Tensor) -> None:
+        """Move the router's selection bias, if it has one, after an optimizer step."""
+        self.router.rebalance(load_E, self.bias_rate)
 
     def _apply_experts(self, rows_ND: Tensor, counts_E: Tensor) -> Tensor:
         inner_NI = activate(self.activation, grouped(rows_ND, self.into_EDI, counts_E))
@@ -117,37 +178,13 @@ class Moe(Branch, name="moe"):
         return self.held
 
 
-class _Spread(torch.autograd.Function):
-    """Row n·K+k of the sorted choices from token n; the way back is a gather, not a scatter."""
-
-    @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, order_N: Tensor, top_k: int) -> Tensor:
-        ctx.save_for_backward(order_N)
-        ctx.top_k = top_k
-        return x_ND.index_select(0, order_N // top_k)
-
-    @staticmethod
-    def backward(ctx: Any, drows_ND: Tensor) -> Any:
-        (order_N,) = ctx.saved_tensors
-        back_ND = drows_ND.index_select(0, _inverse(order_N))
-        return back_ND.view(-1, ctx.top_k, drows_ND.shape[-1]).sum(1), None, None
-
-
-class _Restore(torch.autograd.Function):
-    """The rows in the order of the tokens again."""
-
-    @staticmethod
-    def forward(ctx: Any, rows_ND: Tensor, order_N: Tensor) -> Tensor:
-        ctx.save_for_backward(order_N)
-        return rows_ND.index_select(0, _inverse(order_N))
-
-    @staticmethod
-    def backward(ctx: Any, d_ND: Tensor) -> Any:
-        (order_N,) = ctx.saved_tensors
-        return d_ND.index_select(0, order_N), None
-
-
-def _inverse(order_N: Tensor) -> Tensor:
-    return torch.empty_like(order_N).scatter_(
-        0, order_N, torch.arange(len(order_N), device=order_N.device)
-    )
+def _check(n_experts: int, top_k: int, n_groups: int, top_groups: int) -> None:
+    if n_experts % n_groups:
+        divisors = [n for n in range(1, n_experts + 1) if n_experts % n == 0]
+        what = f"does not divide the {n_experts} experts"
+        raise RecipeError(("n_groups",), n_groups, divisors, what)
+    if not 1 <= top_groups <= n_groups:
+        raise RecipeError(("top_groups",), top_groups, f"1 to {n_groups}, n_groups", "out of range")
+    most = n_experts // n_groups * top_groups
+    if not 1 <= top_k <= most:
+        raise RecipeError(("top_k",), top_k, f"1 to the {most} experts in reach", "out of range")

@@ -47,7 +47,7 @@ def from_hf(hf_model: Any) -> Model:
     family = families()[kind]
     config = family.config(hf_model.config)
     model = build(config)
-    theirs, ours = hf_model.state_dict(), dict(model.named_parameters())
+    theirs, ours = hf_model.state_dict(), _tensors(model)
     used: set[str] = set()
     for rule in family.rules(config):
         value = rule.join([theirs[name] for name in rule.theirs])
@@ -69,9 +69,9 @@ def to_hf(model: Model) -> Any:
     hf_config = transformers.AutoConfig.for_model(**kwargs)
     hf_model = getattr(transformers, hf_class(hf_config))(hf_config)
     state: dict[str, Tensor] = {}
-    ours = dict(model.named_parameters())
+    ours = _tensors(model)
     for rule in family.rules(model.config):
-        value: Tensor = ours[rule.ours]
+        value = ours[rule.ours]
         if rule.ours.startswith("final_norm") and model.multiplier != 1.0:
             value = value * model.multiplier  # a tied head cannot take muP's multiplier itself
         parts = rule.split(value)
@@ -84,6 +84,10 @@ def to_hf(model: Model) -> Any:
     return hf_model.to(next(model.parameters()).dtype)
 
 
+def _tensors(model: Model) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
 def family_of(config: ModelConfig) -> tuple[ModuleType, dict[str, Any]]:
     """The family whose config, made from ours, describes the same model again."""
     import transformers
@@ -92,7 +96,7 @@ def family_of(config: ModelConfig) -> tuple[ModuleType, dict[str, Any]]:
         try:
             kwargs = family.hf_config(config)
             again = family.config(transformers.AutoConfig.for_model(**kwargs))
-        except (KeyError, RecipeError):
+        except (KeyError, TypeError, ValueError):
             continue
         if canonical(again) == canonical(config):
             return family, kwargs
@@ -132,6 +136,9 @@ def _replace(model: nn.Module, name: str, value: Tensor, shape: torch.Size) -> N
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
     old = getattr(module, leaf)
+    if not isinstance(old, nn.Parameter):
+        setattr(module, leaf, value)
+        return
     new = nn.Parameter(value)
     if hasattr(old, "expert"):
         new.expert = old.expert  # type: ignore[attr-defined]

@@ -36,7 +36,7 @@ def rope(hf: Any) -> dict[str, Any]:
     parameters = hf.rope_parameters
     return {
         "type": "rope",
-        "theta": parameters["rope_theta"],
+        "theta": float(parameters["rope_theta"]),
         "fraction": parameters.get("partial_rotary_factor", 1.0),
     }
 

@@ -167,6 +167,10 @@ def _sdpa(
     scale: float,
     causal: bool = False,
 ) -> Tensor:
+    short = q_BTHK.shape[-1] - v_BSGV.shape[-1]
+    if short > 0:  # the fused kernels want values as wide as keys
+        y_BTHK = _sdpa(q_BTHK, k_BSGK, F.pad(v_BSGV, (0, short)), seen, scale, causal)
+        return y_BTHK[..., :-short]
     y_BHTV: Tensor = F.scaled_dot_product_attention(
         q_BTHK.transpose(1, 2),
         k_BSGK.transpose(1, 2),

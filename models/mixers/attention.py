@@ -14,7 +14,7 @@ from models.engines import softmax
 from models.errors import RecipeError
 from models.linear import Linear
 from models.norm import RMSNorm
-from models.positions import Alibi, Rope, cached_table, scheme, turn
+from models.positions import Alibi, Rope, scheme, table_for, turn
 
 
 def head_width_for(width: int) -> int:
@@ -82,7 +82,7 @@ class Attention(Branch, name="attention"):
             parts = zip((self.q_norm, self.k_norm), torch.split(qk, [H, G], 2), strict=True)
             qk = torch.cat([_normed(norm, part) for norm, part in parts], 2)
         if self.rope is not None:
-            qk = turn(qk, *self._table(qk, self.rope, context))
+            qk = turn(qk, *table_for(self.rope, qk, self.head_width, context))
         q_BTHK, k_BSGK = qk[:, :, :H], qk[:, :, H:]
         if context.state is not None:
             k_BSGK, v_BSGK = _remember(context.state, k_BSGK, v_BSGK)
@@ -104,15 +104,6 @@ class Attention(Branch, name="attention"):
         return softmax.flops(
             self.mask, length, length, self.n_heads, self.head_width, self.head_width
         )
-
-    def _table(self, x: Tensor, rope: Rope, context: Context) -> tuple[Tensor, ...]:
-        if context.positions_BT is None:
-            return cached_table(
-                rope, context.offset, x.shape[1], self.head_width, x.device, x.dtype
-            )
-        positions_BT = context.positions_BT
-        key = (rope, self.head_width, x.dtype)
-        return context.once(key, lambda: rope.table(positions_BT, self.head_width, x.dtype))
 
     def _bias(self, q_BTHK: Tensor, k_BSGK: Tensor, context: Context) -> Tensor | None:
         alibi = self.alibi

@@ -86,7 +86,17 @@ class Mamba2(Branch, name="mamba2"):
         if state is not None:
             state["ssm"] = last
         y_BTI = torch.addcmul(y_BTHV, x_BTHV, self.skip_H[:, None]).flatten(2)
-        return self.out(self.norm(y_BTI * F.silu(z_BTI)))
+        return self.out(self._gated_norm(y_BTI * F.silu(z_BTI)))
+
+    def _gated_norm(self, y_BTI: Tensor) -> Tensor:
+        """RMSNorm within each group of heads."""
+        if self.n_groups == 1:
+            normed: Tensor = self.norm(y_BTI)
+            return normed
+        grouped = _heads(y_BTI, self.n_groups)
+        return F.rms_norm(grouped, grouped.shape[-1:], eps=self.norm.eps).flatten(2) * (
+            self.norm.weight
+        )
 
     def mixing_flops(self, length: int) -> int:
         """Convolution, recurrence, Δx and the skip connection."""

@@ -25,6 +25,32 @@ SHAPE = {
     "pad_token_id": None,
 }
 GROUPED = {**SHAPE, "num_key_value_heads": 2}
+DEEPSEEK = {
+    **SHAPE,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 8,
+    "n_group": 4,
+    "topk_group": 2,
+    "num_experts_per_tok": 3,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "n_shared_experts": 2,
+}
+MAMBA2 = {
+    "vocab_size": V,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "state_size": 8,
+    "num_heads": 8,
+    "head_dim": 8,
+    "chunk_size": 8,
+}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("gpt2", {"vocab_size": V, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
     ("gpt_neox", SHAPE),
@@ -38,6 +64,34 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("olmo2", GROUPED),
     ("mixtral", {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}),
     ("mixtral", {**SHAPE, "num_key_value_heads": 1, "num_experts_per_tok": 3}),
+    (
+        "qwen2_moe",
+        {
+            **GROUPED,
+            "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 24,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+    ),
+    ("deepseek_v2", {**DEEPSEEK, "topk_method": "group_limited_greedy"}),
+    ("deepseek_v2", {**DEEPSEEK, "q_lora_rank": None, "routed_scaling_factor": 2.0}),
+    ("deepseek_v3", DEEPSEEK),
+    ("mamba", {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
+    ("mamba2", {**MAMBA2, "n_groups": 2}),
+    ("mamba2", {**MAMBA2, "n_groups": 1, "use_bias": True}),
+    (
+        "jamba",
+        {
+            **GROUPED,
+            "num_hidden_layers": 4,
+            "attn_layer_period": 4,
+            "attn_layer_offset": 2,
+            "num_experts": 4,
+            "mamba_d_state": 8,
+            "use_mamba_kernels": False,
+        },
+    ),
 ]
 
 

@@ -79,16 +79,11 @@ def test_matmul_flops_are_those_of_torchs_counter(zoo: Any, name: str) -> None:
         f"Model.{path}" for path, module in model.named_modules() if isinstance(module, Linear)
     }
     total = sum(sum(ops.values()) for path, ops in counted.items() if path in projections)
-    total += sum(
-        ops.get(torch.ops.aten.mm, 0)
-        for path, module in model.named_modules()
-        if isinstance(module, Moe)
-        for ops in [counted[f"Model.{path}"]]
-    ) - sum(
-        sum(counted[f"Model.{path}.router.gate"].values())
-        for path, module in model.named_modules()
-        if isinstance(module, Moe)
-    )
+    for path, module in model.named_modules():
+        if isinstance(module, Moe):  # its experts' matmuls, which no module of their own holds
+            inside = {p for p in projections if p.startswith(f"Model.{path}.")}
+            total += counted[f"Model.{path}"][torch.ops.aten.mm]
+            total -= sum(counted[p].get(torch.ops.aten.mm, 0) for p in inside)
     assert total == cost(config, length).flops_per_token.matmul * x.numel()
 
 
@@ -144,7 +139,7 @@ def test_config_round_trips_as_json(zoo: Any, name: str) -> None:
 
 def test_bfloat16_stays_near_float32(zoo: Any, name: str) -> None:
     """The median over positions: rounding may send a token near a tie to another expert."""
-    model = zoo.randomized(zoo.small(name, width=16), torch.float32)
+    model = zoo.randomized(zoo.small(name), torch.float32)
     x = zoo.tokens(1, 8)
     exact = model(x)
     near = model.to(torch.bfloat16)(x).float()
