@@ -32,7 +32,13 @@ def run_config() -> RunConfig:
                 "params": {"total": 900, "active": 900, "non_embedding": 500, "compute": 700},
                 "training_flops_per_token": 4200.0,
             },
-            "labels": {"architecture": "dense", "budget": 1e12, "seed": 0, "params": 700},
+            "labels": {
+                "architecture": "dense",
+                "budget": 1e12,
+                "seed": 0,
+                "params": 700,
+                "unique_tokens": 10**6,
+            },
         }
     )
 
@@ -46,6 +52,7 @@ def attempt(tmp_path: Path, run_config: RunConfig) -> Callable[..., Path]:
         steps: Iterable[int] = range(10, 101, 10),
         end: str | None = "finished",
         resumed_from: int | None = None,
+        reason: str = "",
         **values: Any,
     ) -> Path:
         folder = tmp_path / "runs" / name
@@ -59,7 +66,7 @@ def attempt(tmp_path: Path, run_config: RunConfig) -> Callable[..., Path]:
             if end:
                 scores = {"loss": 3.1, "bits_per_byte": 1.7}
                 journal.append({"kind": "eval", **_progress(last), **scores})
-                journal.append({"kind": "end", "step": last, "status": end, "reason": ""})
+                journal.append({"kind": "end", "step": last, "status": end, "reason": reason})
         return folder
 
     return append
