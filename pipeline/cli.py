@@ -18,9 +18,6 @@ def main() -> None:
     """The entry point: a user's mistake is one clear message and exit code 2, never a traceback."""
     try:
         app(standalone_mode=True)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on from here")
-        sys.exit(130)
     except Exception as error:
         if os.environ.get("ISOFLOP_DEBUG"):
             raise

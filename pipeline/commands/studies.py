@@ -35,7 +35,11 @@ def run(
     loaded = load_study(study, overrides, check=True)
     from pipeline.study import run_study
 
-    run_study(loaded, console(), slots)
+    try:
+        run_study(loaded, console(), slots)
+    except KeyboardInterrupt:
+        console().print("stopped; every run has saved its state, and the same command goes on")
+        raise typer.Exit(130) from None
 
 
 @app.command(
