@@ -19,7 +19,7 @@ from urllib.request import urlopen
 from pipeline.chart_view import QUERY
 from pipeline.errors import StudyError
 from pipeline.sent import SentStudy
-from pipeline.tracking import ENVIRONMENT, default_uri, scrubbed
+from pipeline.tracking import ENVIRONMENT, default_uri, is_server, scrubbed
 
 HOST = "127.0.0.1"
 PORT = 5000
@@ -38,7 +38,7 @@ def serve_ui(
     if not sent.store:
         raise StudyError(f"{study_folder}: nothing in MLflow yet; `isoflop run` sends it")
     uri = uri or default_uri(study_folder)
-    if uri.startswith(("http://", "https://")):
+    if is_server(uri):
         say(f"MLflow: {link(scrubbed(uri), sent)}")
         return 0
     free = free_port(port)

@@ -55,17 +55,27 @@ def scrubbed(uri: str) -> str:
     return re.sub(r"//[^/@]*@", "//", uri)
 
 
+def is_server(uri: str) -> bool:
+    """Whether ``uri`` is that of an MLflow server, not of a database."""
+    return uri.startswith(("http://", "https://"))
+
+
 class Tracker:
     """The experiment of one study in the store at ``uri``; by default SQLite in the study's folder.
+
+    ``artifacts`` is a URI for files (a folder, a bucket), fixed when the experiment is made.
 
     For one process only, which creates the database: two that do so at once leave it unusable. What
     sends raises what MLflow raises; in `pipeline.forwarder` an outage is no failure.
     """
 
-    def __init__(self, uri: str | None, study_folder: Path, study: str) -> None:
+    def __init__(
+        self, uri: str | None, study_folder: Path, study: str, artifacts: str | None = None
+    ) -> None:
         self.uri = uri or default_uri(study_folder)
         self.folder = study_folder
         self.study = study
+        self._artifacts = artifacts
         self._sent = SentStudy.read(study_folder)
 
     def has_run(self, run: Path) -> bool:
@@ -148,8 +158,7 @@ class Tracker:
     def experiment_id(self) -> str:
         found = self.client.get_experiment_by_name(self.study)
         if found is None:
-            location = (self.folder.absolute() / "artifacts").as_uri() if self._database else None
-            return str(self.client.create_experiment(self.study, location))
+            return str(self.client.create_experiment(self.study, self._artifact_root))
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
@@ -169,6 +178,13 @@ class Tracker:
             self._sent = SentStudy(store)
             self._sent.write(self.folder)
         return store
+
+    @property
+    def _artifact_root(self) -> str | None:
+        """Where files go: as asked, as a server decides, or into the study's folder."""
+        if self._artifacts or is_server(self.uri):
+            return self._artifacts
+        return (self.folder.absolute() / "artifacts").as_uri()
 
     @property
     def _uri_digest(self) -> str:
