@@ -1,4 +1,4 @@
-"""Scaling laws: ``fit``, ``predict``, ``forecast``."""
+"""Scaling laws: ``fit``, ``predict``, ``forecast``, ``compare``."""
 
 from __future__ import annotations
 
@@ -106,3 +106,24 @@ def forecast(
         print_json(register)
     else:
         console().print(forecast_table(register))
+
+
+@app.command(epilog="Example: isoflop compare quickstart mine.yaml")
+def compare(
+    first: StudyArgument,
+    second: StudyArgument,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Two studies' laws side by side, and the gain in compute of the first over the second."""
+    from pipeline.compare import compare_studies, comparison_page, comparison_record
+    from pipeline.config import load_study
+    from pipeline.study import tracker
+
+    study = load_study(first)
+    found = compare_studies(study, load_study(second))
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        console().print(comparison_page(found))
+    tracker(study).log(comparison_record(found))

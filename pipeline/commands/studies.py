@@ -1,4 +1,4 @@
-"""A study as a whole: ``run``, ``plan``, ``status``, ``ui``."""
+"""A study as a whole: ``run``, ``plan``, ``status``, ``watch``, ``ui``."""
 
 from __future__ import annotations
 
@@ -86,6 +86,15 @@ def status(
         print_json(status_rows(loaded))
     else:
         show_status(loaded, console(), watch)
+
+
+@app.command(epilog="Example: isoflop watch quickstart")
+def watch(study: StudyArgument, overrides: Overrides = None, debug: DebugOption = False) -> None:
+    """A live page until all runs have ended: slots, rates, time left, curves, the law so far."""
+    from pipeline.config import load_study
+    from pipeline.watch import watch as follow
+
+    follow(load_study(study, overrides), console())
 
 
 @app.command(epilog="Example: isoflop ui quickstart --port 5001")
