@@ -40,6 +40,7 @@ def fit_table(study: Study, plan: Plan, frame: pd.DataFrame) -> dict[str, Any]:
         seed=study.fit.seed,
     )
     points = curves(study, plan)
+    points = points[points["kind"] == "train"]
     write(analysis, study.folder / "plots", points)
     write_report(study, plan, frame, points, analysis)
     for name, architecture in analysis.architectures.items():
