@@ -58,7 +58,7 @@ def draw(
     if not table.has(label):
         message = f"rows cannot be resampled by {label!r}: the table has no such column"
         raise RefusedError(TooFewPoints(message))
-    labels = table.frame[label].astype(str).to_numpy()
+    labels = table.labels(label)
     names = np.unique(units) if len(units) else np.unique(labels)
     cluster_N = np.searchsorted(names, labels)
     weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count)

@@ -21,12 +21,19 @@ def compute_rule(table: Table) -> tuple[ComputeRule, list[Notice]]:
         return ComputeRule(), []
     log_params = np.log(table.column("params"))
     log_cost = np.log(table.flops / table.column("tokens"))
+    proportional = ComputeRule(float(np.exp((log_cost - log_params).mean())), 1.0)
     if np.ptp(log_params) < 1e-9:
-        return ComputeRule(float(np.exp((log_cost - log_params).mean())), 1.0), []
+        return proportional, []
     centre = log_params.mean()
     gamma, level = np.polyfit(log_params - centre, log_cost, 1)
     residual = log_cost - (level + gamma * (log_params - centre))
     rule = ComputeRule(float(np.exp(level - gamma * centre)), float(gamma))
+    if gamma <= 0:
+        message = (
+            "FLOPs a token do not grow with the parameters here; "
+            f"allocations take them as {proportional.kappa:.3g}·N"
+        )
+        return proportional, [ComputeNotPowerLaw(message, table.rows)]
     worst = float(np.exp(np.abs(residual).max()) - 1)
     if worst <= TOLERANCE:
         return rule, []

@@ -48,7 +48,7 @@ def envelope(
     table = Table.read(curves)
     flops, losses = table.flops, table.column("loss")
     params, tokens = table.column("params"), table.column("tokens")
-    runs = table.frame["run"].astype(str).to_numpy() if table.has("run") else params
+    runs = table.labels("run") if table.has("run") else params
     _, run_N = np.unique(runs, return_inverse=True)
     edges = np.geomspace(flops.min(), flops.max() * (1 + 1e-12), bins + 1)
     bin_N = np.clip(np.searchsorted(edges, flops, side="right") - 1, 0, bins - 1)

@@ -77,7 +77,7 @@ def joint_fit(
     """
     law = get(law)
     table = Table.read(table, needs=(*law.columns, law.target, "architecture"))
-    group_names, group_N = np.unique(table.frame["architecture"].astype(str), return_inverse=True)
+    group_names, group_N = np.unique(table.labels("architecture"), return_inverse=True)
     log_target = np.log(table.column(law.target))
     whole = law.problem(table.columns(law.columns), log_target)
     shared_P = _shared(law, shared)

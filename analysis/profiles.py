@@ -95,12 +95,14 @@ class Profiles:
         """N*, D* and, with four vertices or more, the loss at `flops`."""
         params, params_R = self.params(flops, self.line), self.params(flops, self.line_samples)
         tokens, tokens_R = self.rule.tokens(flops, params), self.rule.tokens(flops, params_R)
+        with np.errstate(all="ignore"):
+            ratio, ratio_R = tokens / params, tokens_R / params_R
         factor = flops / self.largest
         return Allocation(
             flops=float(flops),
             params=Estimate.of(params, params_R, self.level),
             tokens=Estimate.of(tokens, tokens_R, self.level),
-            tokens_per_param=Estimate.of(tokens / params, tokens_R / params_R, self.level),
+            tokens_per_param=Estimate.of(ratio, ratio_R, self.level),
             loss=self.loss(flops),
             extrapolation=float(factor),
             notices=extrapolation_notice(flops, factor),
@@ -108,7 +110,8 @@ class Profiles:
 
     def params(self, flops: float | Array, line: Array) -> Array:
         """N* at `flops` by lines (…, 2)."""
-        return np.asarray(np.exp(line[..., 0] + line[..., 1] * np.log(flops / self.pivot)))
+        with np.errstate(over="ignore"):
+            return np.asarray(np.exp(line[..., 0] + line[..., 1] * np.log(flops / self.pivot)))
 
     def loss(self, flops: float) -> Estimate | None:
         """The loss at the vertex of `flops`, through the vertices' own power law."""

@@ -159,8 +159,10 @@ class Fit:
         if not self.identifiable or not len(samples_RX):
             unbounded = np.full(samples_RX.shape[1:], np.inf)
             return np.stack([-unbounded, unbounded])
-        tail = (1 - self.level) / 2
-        return np.asarray(np.quantile(samples_RX, [tail, 1 - tail], axis=0))
+        columns = samples_RX.reshape(len(samples_RX), -1).T
+        ends = [Estimate.of(np.nan, column, self.level) for column in columns]
+        both = np.array([[e.low for e in ends], [e.high for e in ends]])
+        return both.reshape(2, *samples_RX.shape[1:])
 
     def _noise(self, shape: tuple[int, ...]) -> Array:
         residuals = np.array(self.diagnostics.residuals)
@@ -179,13 +181,15 @@ class Fit:
                 raise RefusedError(notice)
         params, tokens, loss = self.frontier(flops, self.values)
         params_R, tokens_R, loss_R = self.frontier(flops, self.samples)
+        with np.errstate(all="ignore"):
+            ratio, ratio_R = tokens / params, tokens_R / params_R
         factor = flops / self.data.ranges["flops"][1]
         notices = extrapolation_notice(flops, factor)
         return Allocation(
             flops=float(flops),
             params=self._estimate(params, params_R),
             tokens=self._estimate(tokens, tokens_R),
-            tokens_per_param=self._estimate(tokens / params, tokens_R / params_R),
+            tokens_per_param=self._estimate(ratio, ratio_R),
             loss=self._estimate(loss, loss_R),
             extrapolation=float(factor),
             notices=notices,
@@ -196,9 +200,12 @@ class Fit:
     ) -> tuple[Array, Array, Array]:
         """N*, D* and L* at `flops` for the point estimate, or for given parameters."""
         values = self.values if values is None else values
-        params = self.law.optimum(values, flops, self.rule)
-        tokens = self.rule.tokens(flops, params)
-        return params, tokens, self.law.predict(values, {"params": params, "tokens": tokens})
+        # A resample at the end of its range may put the optimum out of any reach: infinite then.
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            params = self.law.optimum(values, flops, self.rule)
+            tokens = self.rule.tokens(flops, params)
+            loss = self.law.predict(values, {"params": params, "tokens": tokens})
+        return params, tokens, loss
 
     def compute_of(self, **columns: float) -> float:
         """Training FLOPs of a run, by the rule of the table."""

@@ -77,8 +77,8 @@ def analyze(
     only a table that is no table raises (`TableError`), or an unknown baseline (`AnalysisError`).
     """
     checked = Table.read(table)
-    labels = checked.frame["architecture"].astype(str) if checked.has("architecture") else "model"
-    named = checked.frame.assign(architecture=labels)
+    has = checked.has("architecture")
+    named = checked.frame.assign(architecture=checked.labels("architecture") if has else "model")
     checked = Table(named, checked.excluded, checked.notices)
     names = sorted(set(named["architecture"]))
     baseline = _baseline(baseline, names)
@@ -87,7 +87,7 @@ def analyze(
     targets = (*asked, *(asked[-1] * factor for factor in sorted(extrapolate)))
     if pair_by and not checked.has(pair_by):
         raise AnalysisError(f"the table has no column {pair_by!r} to pair the architectures by")
-    units = tuple(checked.frame[pair_by].astype(str).unique()) if pair_by else ()
+    units = tuple(np.unique(checked.labels(pair_by)).tolist()) if pair_by else ()
     ask = Asked(targets, resamples, seed, level, pair_by, units)
     studies = {name: study_architecture(checked.architecture(name), name, ask) for name in names}
     gains, refused = _gains(studies, baseline, targets)

@@ -48,6 +48,8 @@ MAY_BE_ZERO = ("sparsity", "annealing_area", "warmup_tokens", "decay_tokens")
 LABELS = ("run", "architecture", "seed", "status")
 FINISHED = frozenset({"finished", "complete", "completed", "done", "final", "ok"})
 DIVERGENCE_FACTOR = 1.5
+LARGEST = 1e40
+"""No count or loss in any unit is larger than this or smaller than its inverse."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,10 @@ class Table:
     def architecture(self, name: str) -> Table:
         """The rows of one architecture, with that architecture's share of the notices."""
         return self.where((self.frame["architecture"] == name).to_numpy())
+
+    def labels(self, name: str) -> NDArray[np.str_]:
+        """A column of labels as text; a missing one is "unnamed"."""
+        return self.frame[name].astype(object).fillna("unnamed").astype(str).to_numpy(np.str_)
 
     @property
     def flops(self) -> Array:
@@ -229,6 +235,8 @@ def _rules(frame: pd.DataFrame, needs: tuple[str, ...]) -> pd.Series[Any]:
             exclude(~np.isfinite(frame[name]), f"{name} is not finite")
         floor = frame[name] < 0 if name in MAY_BE_ZERO else frame[name] <= 0
         exclude(floor, f"{name} is not positive")
+        absurd = (frame[name] > LARGEST) | ((frame[name] > 0) & (frame[name] < 1 / LARGEST))
+        exclude(absurd, f"{name} is beyond any unit")
     exclude(_diverged(frame, rules), f"diverged: loss over {DIVERGENCE_FACTOR} × a smaller run's")
     return rules
 

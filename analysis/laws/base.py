@@ -46,7 +46,8 @@ class ComputeRule:
 
     def tokens(self, flops: Array | float, params: Array) -> Array:
         """Tokens that `flops` pay for at `params` parameters."""
-        return np.asarray(flops / (self.kappa * params**self.gamma))
+        with np.errstate(over="ignore", divide="ignore"):
+            return np.asarray(flops / (self.kappa * params**self.gamma))
 
     def flops(self, params: Array, tokens: Array) -> Array:
         """Training FLOPs of a run."""

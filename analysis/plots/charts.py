@@ -52,7 +52,7 @@ def loss_curves(study: StudyAnalysis, curves: pd.DataFrame | None) -> Chart:
     for name, part in study.architectures.items():
         points = _points_of(part, curves)
         size = (
-            dict(zip(part.table.frame["run"].astype(str), part.table.column("params"), strict=True))
+            dict(zip(part.table.labels("run"), part.table.column("params"), strict=True))
             if part.table.has("run")
             else {}
         )
@@ -254,7 +254,7 @@ def comparison(study: StudyAnalysis) -> Chart:
 def _points_of(part: ArchitectureStudy, curves: pd.DataFrame | None) -> pd.DataFrame:
     frame = part.table.frame
     final = pd.DataFrame({"flops": part.table.flops, "loss": part.table.column("loss")})
-    final["run"] = frame["run"].astype(str).to_numpy() if "run" in frame else final.index
+    final["run"] = part.table.labels("run") if "run" in frame else final.index.astype(str)
     if curves is None:
         return final
     mine = curves[curves["run"].astype(str).isin(final["run"])]

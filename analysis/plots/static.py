@@ -35,21 +35,21 @@ from analysis.plots.chart import (
 )
 
 STYLE: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.labelsize": 8,
-    "axes.titlesize": 8.5,
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "axes.linewidth": 0.6,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "text.color": INK,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "xtick.color": INK,
     "ytick.color": INK,
-    "legend.fontsize": 7,
+    "legend.fontsize": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -70,7 +70,7 @@ SYMBOL = {
     "star": "*",
 }
 DASH = {"solid": "-", "dash": (0, (4, 2)), "dot": (0, (1, 1.5))}
-PANEL_INCHES = (3.2, 2.5)
+PANEL_INCHES = (3.1, 2.5)
 DPI = 200
 
 
@@ -181,7 +181,7 @@ def _mark(axes: Axes, mark: Mark) -> None:
                 ha="right",
                 va="top",
                 color=MUTED,
-                fontsize=6.5,
+                fontsize=7.5,
             )
         case Level():
             axes.axhline(mark.y, color=MUTED, lw=0.8, ls=DASH["dash"])
@@ -192,7 +192,7 @@ def _mark(axes: Axes, mark: Mark) -> None:
                 xytext=(3, 2),
                 textcoords="offset points",
                 color=MUTED,
-                fontsize=6.5,
+                fontsize=7.5,
             )
         case Contours():
             lines = axes.contour(
@@ -203,7 +203,7 @@ def _mark(axes: Axes, mark: Mark) -> None:
                 colors=[shade(i / max(len(mark.levels) - 1, 1)) for i in range(len(mark.levels))],
                 linewidths=0.9,
             )
-            axes.clabel(lines, fontsize=6, fmt="%.3g", inline_spacing=2)
+            axes.clabel(lines, fontsize=7, fmt="%.3g", inline_spacing=2)
 
 
 def _points(axes: Axes, mark: Points) -> None:
