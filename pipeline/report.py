@@ -31,6 +31,12 @@ CAPTIONS = {
     "part lies beyond any run and is the law's word alone.",
     "residuals": "Measured over predicted loss. What is left should be noise around zero: a trend "
     "would mean that the law has the wrong shape.",
+    "surface": "The law as a landscape: lines of equal loss, the runs that it rests on, and the "
+    "path along which loss falls fastest with compute.",
+    "profile_of_E": "How badly each value of the irreducible loss would fit. In a flat valley the "
+    "runs can hardly tell what no model could learn from what is still to be learned.",
+    "holdout": "Fitted to the cheaper budgets, the law predicts the dearer runs that it has not "
+    "seen. Bars are the interval for a new run: nineteen in twenty should cross zero.",
     "architectures": "Left, the loss of the best model at each compute. Right, how much more "
     "compute the baseline needs for the same loss: above 1, the architecture is the better buy.",
 }
@@ -55,6 +61,7 @@ def page(
     sections = [
         ("Compute-optimal allocation", tables.allocations(analysis), ALLOCATION_NOTE),
         ("The fitted laws", tables.laws(analysis), LAW_NOTE),
+        ("How it predicted what it had not seen", tables.holdouts(analysis), HOLDOUT_NOTE),
         ("By what is counted as a parameter", tables.conventions(analysis), CONVENTION_NOTE),
         ("Warnings", _warnings(analysis), ""),
         ("Left out", tables.left_out(analysis, plan, frame), ""),
@@ -81,6 +88,7 @@ LAW_NOTE = (
     "L = E + A/N<sup>α</sup> + B/D<sup>β</sup>, with 95 % intervals. Where the two exponents "
     "disagree, the runs do not decide between a parabola at each budget and one surface for all."
 )
+HOLDOUT_NOTE = "Each line is a law fitted below a compute cut and scored on the runs above it."
 CONVENTION_NOTE = "The same runs; another N gives another exponent. Name yours when you quote one."
 
 

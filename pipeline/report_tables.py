@@ -91,6 +91,25 @@ def laws(analysis: StudyAnalysis) -> str:
     return html_table(head, rows)
 
 
+def holdouts(analysis: StudyAnalysis) -> str:
+    """How well a law fitted below each budget predicted the runs above it."""
+    head = ["", "fitted up to", "on runs", "runs predicted", "up to", "mean error", "in interval"]
+    rows = [
+        [
+            escape(name),
+            f"{power(cut.flops)} FLOPs",
+            str(cut.fitted),
+            str(len(cut.rows)),
+            f"{number(cut.extrapolation, 2)}×",
+            f"{cut.mean_error:.2%}",
+            f"{cut.covered:.0%}",
+        ]
+        for name, part in analysis.architectures.items()
+        for cut in part.cuts
+    ]
+    return html_table(head, rows)
+
+
 def conventions(analysis: StudyAnalysis) -> str:
     """The exponent a by the way that parameters are counted."""
     rows = [

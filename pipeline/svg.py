@@ -33,7 +33,7 @@ from analysis.plots.chart import (
 )
 
 WIDTH, HEIGHT = 400, 320
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 26, 44
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 26, 44
 DASH = {"solid": "", "dash": "6 4", "dot": "1.5 3"}
 MARGIN = 0.04
 """Free space around the marks, as a share of their extent."""
@@ -110,9 +110,8 @@ def _swatch(mark: Line | Points | Band) -> str:
 def _scale(axis: Axis, panels: Sequence[Panel], which: int, start: float, end: float) -> Scale:
     if axis.limits:
         return Scale(*axis.limits, start, end, axis.log)
-    values = np.concatenate(
-        [v for p in panels for m in p.marks for v in _values(m, which)] or [np.zeros(0)]
-    )
+    marks = [mark for panel in panels for mark in panel.marks]
+    values = np.concatenate([np.zeros(0), *(v for m in marks for v in _values(m, which, axis.log))])
     values = values[np.isfinite(values) & ((values > 0) | (not axis.log))]
     if not len(values):
         return Scale(0.1, 10.0, start, end, axis.log)
@@ -124,8 +123,11 @@ def _scale(axis: Axis, panels: Sequence[Panel], which: int, start: float, end: f
     return Scale(low - room, high + room, start, end, False)
 
 
-def _values(mark: Mark, which: int) -> list[Array]:
-    """The values of a mark that its x (0) or y (1) axis must show."""
+def _values(mark: Mark, which: int, log: bool) -> list[Array]:
+    """The values of a mark that its x (0) or y (1) axis must show.
+
+    Whiskers are among them on a linear axis alone: on a logarithmic one they may reach to zero.
+    """
     match mark:
         case Band():
             return [mark.x] if which == 0 else [mark.low, mark.high]
@@ -133,6 +135,9 @@ def _values(mark: Mark, which: int) -> list[Array]:
             return [np.array([mark.left, mark.right])] if which == 0 else []
         case Level():
             return [] if which == 0 else [np.array([mark.y])]
+        case Points() if not log:
+            ends = mark.x_ends if which == 0 else mark.y_ends
+            return [mark.x if which == 0 else mark.y, *(ends or ())]
         case _:
             return [np.ravel(mark.x if which == 0 else mark.y)]
 
@@ -157,7 +162,7 @@ def _axes(panel: Panel, x: Scale, y: Scale) -> Iterator[str]:
 
 
 def _tick(axis: Axis, value: float) -> str:
-    return tick_text(value, axis.powers) if axis.log else f"{value:.4g}".replace("-", "−")
+    return tick_text(value, axis.powers) if axis.log else f"{value + 0.0:.4g}".replace("-", "−")
 
 
 def _mark(mark: Mark, x: Scale, y: Scale) -> Iterator[str]:
