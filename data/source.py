@@ -20,6 +20,7 @@ CODE = (
     "corpus",
     "documents",
     "duplicates",
+    "encode",
     "hub",
     "megatron",
     "pieces",

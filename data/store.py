@@ -6,9 +6,11 @@ one stream.
 """
 
 import json
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,8 +21,7 @@ from data.megatron import Index, Tokens, memory_map
 FORMAT = 1
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(NamedTuple):
     """A shard as it was committed; `bytes` counts the UTF-8 text that its tokens stand for."""
 
     name: str
@@ -38,14 +39,14 @@ class Shard:
             ("bin", self.bin_bytes, self.bin_sha256),
             ("idx", self.idx_bytes, self.idx_sha256),
         ):
-            path = folder / f"{self.name}.{suffix}"
+            path = f"{folder}/{self.name}.{suffix}"  # thousands of shards: no Path for each
             try:
-                found = path.stat().st_size
+                found = os.stat(path).st_size  # noqa: PTH116
             except FileNotFoundError:
                 return f"{path} is missing"
             if found != size:
                 return f"{path} has {found:,} bytes instead of {size:,}"
-            if thorough and file_sha256(path) != digest:
+            if thorough and file_sha256(Path(path)) != digest:
                 return f"{path} was altered: its SHA-256 is not the manifest's"
         return None
 
@@ -95,7 +96,7 @@ class TokenStore:
             "end_of_document": self.end_of_document,
             "dtype": self.dtype.name,
             "fingerprint": self.fingerprint,
-            "shards": [asdict(shard) for shard in self.shards],
+            "shards": [shard._asdict() for shard in self.shards],
         }
         write_atomic(self.folder / "manifest.json", json.dumps(record, indent=1).encode())
 

@@ -6,17 +6,16 @@ its record is, so a record vouches for whole files, and what has no record is do
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import numpy as np
-
-from data.corpus import MIB, CorpusConfig
-from data.documents import SIDES, Placed, Side, Tally, documents
+from data.corpus import CorpusConfig
+from data.documents import SIDES, Side, Tally, documents
+from data.encode import encode
 from data.errors import DataError
 from data.files import atomic, sha256_bytes, write_atomic
 from data.megatron import Writer, token_type
@@ -24,8 +23,6 @@ from data.pieces import Task
 from data.store import Shard
 from data.tokenizer import Tokenizer
 
-BATCH_CHARS = MIB
-BATCH_DOCUMENTS = 1024
 RAY_RETRIES = 3
 J = TypeVar("J")
 R = TypeVar("R")
@@ -49,7 +46,7 @@ class Record:
     tally: Tally
 
     def save(self, path: Path) -> None:
-        shards = {side: asdict(shard) for side, shard in self.shards.items()}
+        shards = {side: shard._asdict() for side, shard in self.shards.items()}
         record = {"shards": shards, "tally": self.tally.to_dict()}
         write_atomic(path, json.dumps(record, indent=1).encode())
 
@@ -76,12 +73,11 @@ def tokenize_shard(job: Job, task: Task) -> Record:
             side: stack.enter_context(atomic(job.folder / side / f"{task.name}.bin"))
             for side in SIDES
         }
-        for batch in _batches(documents(job.corpus, task, tally)):
-            for placed, tokens in zip(batch, _encode(tokenizer, batch, dtype), strict=True):
-                writers[placed.side].add(files[placed.side], tokens)
-                tally.documents[placed.side] += 1
-                tally.bytes[placed.side] += len(placed.document.data)
-                tally.tokens[placed.side] += len(tokens)
+        for placed, tokens in encode(tokenizer, documents(job.corpus, task, tally), dtype):
+            writers[placed.side].add(files[placed.side], tokens)
+            tally.documents[placed.side] += 1
+            tally.bytes[placed.side] += len(placed.document.data)
+            tally.tokens[placed.side] += len(tokens)
     for side, writer in writers.items():
         index = writer.index()
         write_atomic(job.folder / side / f"{task.name}.idx", index)
@@ -98,50 +94,6 @@ def tokenize_shard(job: Job, task: Task) -> Record:
     record = Record(shards, tally)
     record.save(record_path(job.folder, task))
     return record
-
-
-def _batches(placed: Iterator[Placed]) -> Iterator[list[Placed]]:
-    batch: list[Placed] = []
-    chars = 0
-    for item in placed:
-        batch.append(item)
-        chars += len(item.document.text)
-        if chars >= BATCH_CHARS or len(batch) >= BATCH_DOCUMENTS:
-            yield batch
-            batch, chars = [], 0
-    if batch:
-        yield batch
-
-
-def _encode(
-    tokenizer: Tokenizer, batch: Sequence[Placed], dtype: np.dtype[np.integer]
-) -> Iterator[np.ndarray]:
-    """The tokens of each document, its end of document included."""
-    parts = [list(cut(placed.document.text)) for placed in batch]
-    texts = [text for document in parts for text in document]
-    encodings = iter(tokenizer.inner.encode_batch_fast(texts, add_special_tokens=False))
-    for document in parts:
-        arrays = [np.array(next(encodings).ids, dtype) for _ in document]
-        yield np.concatenate([*arrays, np.array([tokenizer.end_of_document], dtype)])
-
-
-def cut(text: str, size: int = MIB) -> Iterator[str]:
-    """Yield a long text in parts of about `size` characters, so that encoding takes little memory.
-
-    Cut where a space or newline follows a word: byte-level pre-tokenizers always part there, so the
-    tokens are those of the whole text. Only a run of `size` characters without such a place is cut
-    inside, and tokenizers without pre-tokenization may differ at a cut.
-    """
-    start = 0
-    while len(text) - start > size:
-        end = start + size
-        while end > start and not (text[end] in " \n" and not text[end - 1].isspace()):
-            end = max(text.rfind(" ", start, end), text.rfind("\n", start, end))
-        if end <= start:
-            end = start + size
-        yield text[start:end]
-        start = end
-    yield text[start:]
 
 
 @lru_cache(maxsize=1)

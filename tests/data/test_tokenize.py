@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.corpus import MIB, Catalog, CorpusConfig, CorpusFile, scan
-from data.documents import SIDES
+from data.documents import SIDES, Placed
+from data.encode import cut, encode
 from data.errors import DataError
 from data.pieces import Piece, Task, pieces, plan, shard_bytes
 from data.prepare import Prepared
 from data.store import TokenStore
-from data.tokenize import Job, Record, cut, record_path, tokenize
+from data.text import clean
+from data.tokenize import Job, Record, record_path, tokenize
 from data.tokenizer import Tokenizer
 
 
@@ -31,6 +33,21 @@ def test_a_cut_text_has_the_same_words(text: str, size: int) -> None:
     ):
         words = [word for part in parts for word, _ in split(part)]
         assert words == [word for word, _ in split(text)]
+
+
+@pytest.mark.parametrize("size", [7, 60, 10_000])
+def test_tokens_do_not_depend_on_the_batches(
+    prepared: Prepared, text_folder: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data.encode.BATCH_CHARS", size)
+    tokenizer = Tokenizer.load(prepared.tokenizer)
+    texts = [path.read_text() for path in sorted(text_folder.rglob("*.txt"))[:8]] + ["x" * 50, "y"]
+    placed = [Placed(clean(text), "train", b"") for text in texts]
+    found = [tokens.tolist() for _, tokens in encode(tokenizer, placed, np.dtype(np.uint16))]
+    whole = slice(0, 8) if size > 7 else slice(9, 10)  # shorter than a word, parts may differ
+    expected = [[*tokenizer.encode(text), tokenizer.end_of_document] for text in texts]
+    assert found[whole] == expected[whole]
+    assert [tokenizer.decode(tokens[:-1]) for tokens in found] == texts
 
 
 CODE = {"name": "c", "source": {"kind": "code"}}

@@ -1,0 +1,94 @@
+"""Documents to tokens, in batches that bound memory and keep every core busy."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data.documents import Placed
+from data.megatron import Tokens
+from data.tokenizer import Tokenizer
+
+BATCH_CHARS = 1 << 19  # the library needs about 100 bytes of memory for each token in a batch
+BATCH_PARTS = 1024
+AHEAD = 2  # batches that are encoded while the one before them is written
+
+
+class Part(NamedTuple):
+    document: Placed
+    text: str
+    last: bool
+
+
+def encode(
+    tokenizer: Tokenizer, placed: Iterable[Placed], dtype: np.dtype[np.integer]
+) -> Iterator[tuple[Placed, Tokens]]:
+    """Yield each document with its tokens, the end of document included, in order."""
+    end = np.array([tokenizer.end_of_document], dtype)
+    arrays: list[Tokens] = []
+    for part, encoding in _encoded(tokenizer, _batches(_parts(placed))):
+        arrays.append(np.array(encoding.ids, dtype))
+        if part.last:
+            yield part.document, np.concatenate([*arrays, end])
+            arrays = []
+
+
+def _encoded(tokenizer: Tokenizer, batches: Iterable[list[Part]]) -> Iterator[tuple[Part, Any]]:
+    """Pair each part with its encoding. The library encodes outside of Python's lock, so reading
+    and writing go on meanwhile."""
+
+    def work(batch: list[Part]) -> Any:
+        texts = [part.text for part in batch]
+        return tokenizer.inner.encode_batch_fast(texts, add_special_tokens=False)
+
+    running: deque[tuple[list[Part], Future[Any]]] = deque()
+    with ThreadPoolExecutor(AHEAD) as pool:
+        for batch in batches:
+            running.append((batch, pool.submit(work, batch)))
+            if len(running) > AHEAD:
+                done, future = running.popleft()
+                yield from zip(done, future.result(), strict=True)
+        for done, future in running:
+            yield from zip(done, future.result(), strict=True)
+
+
+def _parts(placed: Iterable[Placed]) -> Iterator[Part]:
+    for document in placed:
+        *texts, last = cut(document.document.text, BATCH_CHARS)
+        for text in texts:
+            yield Part(document, text, False)
+        yield Part(document, last, True)
+
+
+def _batches(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    batch: list[Part] = []
+    chars = 0
+    for part in parts:
+        batch.append(part)
+        chars += len(part.text)
+        if chars >= BATCH_CHARS or len(batch) >= BATCH_PARTS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+def cut(text: str, size: int) -> Iterator[str]:
+    """Yield a long text in parts of at most `size` characters.
+
+    Cut where a space or newline follows a word: byte-level pre-tokenizers always part there, so the
+    tokens are those of the whole text. Only a run of `size` characters without such a place is cut
+    inside, and tokenizers without pre-tokenization may differ at a cut.
+    """
+    start = 0
+    while len(text) - start > size:
+        end = start + size
+        while end > start and not (text[end] in " \n" and not text[end - 1].isspace()):
+            end = max(text.rfind(" ", start, end), text.rfind("\n", start, end))
+        if end <= start:
+            end = start + size
+        yield text[start:end]
+        start = end
+    yield text[start:]
