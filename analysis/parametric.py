@@ -16,6 +16,7 @@ from analysis.laws.registry import get
 from analysis.notices import (
     MixedArchitectures,
     Notice,
+    NotIdentifiable,
     ParameterAtBound,
     RefusedError,
     StartsDisagree,
@@ -29,6 +30,8 @@ from analysis.table import Table
 BOOTSTRAP_TOLERANCE = 1e-7
 AGREEMENT = 1e-4
 DESCENTS = 2
+RANK = 1e-8
+"""Singular values of the scaled Jacobian under this share of the largest count as zero."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def fit(
     best = optimise(problem, log_target, delta, table.weights)
     drawn = bootstrap.draw(table, resamples, seed, kind, pair_by, units)
     theta_RP = resample(problem, best, log_target, drawn, resamples, delta, table.weights)
-    free = problem.unidentifiable()
+    free = problem.unidentifiable() or _undetermined(problem, law, best)
     limits, weak = _limits(problem, law, best, theta_RP, level, identifiable=not free)
     rule, rule_notices = ComputeRule(), list[Notice]()
     if {"params", "tokens"} <= set(law.columns):
@@ -165,6 +168,27 @@ def _mixed(table: Table) -> list[Notice]:
         return []
     listed = ", ".join(map(str, names))
     return [MixedArchitectures(f"one law was fitted to the runs of {listed} together")]
+
+
+def _undetermined(problem: Problem, law: Law, best: Best) -> list[NotIdentifiable]:
+    """Parameters that could move, at the fit, without moving any prediction."""
+    inside = (best.theta_P > problem.low_P) & (best.theta_P < problem.high_P)
+    if not inside.any():
+        return []
+    jacobian = problem.log_predict(best.theta_P[None])[1][0][:, inside]
+    norms = np.linalg.norm(jacobian, axis=0)
+    scaled = jacobian / np.where(norms > 0, norms, 1.0)
+    _, sizes, directions = np.linalg.svd(scaled, full_matrices=False)
+    if sizes[-1] > RANK * sizes[0]:
+        return []
+    step = np.zeros(len(best.theta_P))
+    step[inside] = directions[-1] / np.where(norms > 0, norms, 1.0)
+    step *= 1e-4 / np.abs(step).max()
+    moved, still = problem.natural(np.stack([best.theta_P + step, best.theta_P]))
+    change = np.abs(moved / still - 1)
+    names = [name for name, c in zip(law.names, change, strict=True) if c > 0.01 * change.max()]
+    listed = ", ".join(names)
+    return [NotIdentifiable(f"no run of the table tells {listed} of the {law.title} law")]
 
 
 def _limits(

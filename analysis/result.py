@@ -9,48 +9,14 @@ from typing import Any, cast
 
 import numpy as np
 
+from analysis.allocation import Allocation, Prediction, extrapolation_notice
 from analysis.estimate import LEVEL, Estimate, finite
 from analysis.laws.base import Array, ComputeRule, Law
 from analysis.laws.registry import get
-from analysis.notices import AnalysisError, Extrapolating, Notice, NotIdentifiable, RefusedError
+from analysis.notices import AnalysisError, Notice, NotIdentifiable, RefusedError
 from analysis.table import Exclusion
 
-
-@dataclass(frozen=True)
-class Allocation:
-    """How to spend `flops`: parameters, tokens, and the loss to expect, each with its interval.
-
-    `extrapolation` is `flops` over the largest compute in the table the law was fitted to.
-    """
-
-    flops: float
-    params: Estimate
-    tokens: Estimate
-    tokens_per_param: Estimate
-    loss: Estimate | None
-    extrapolation: float
-    notices: tuple[Notice, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON, unbounded ends null."""
-        return {
-            "flops": self.flops,
-            "params": self.params.to_dict(),
-            "tokens": self.tokens.to_dict(),
-            "tokens_per_param": self.tokens_per_param.to_dict(),
-            "loss": self.loss and self.loss.to_dict(),
-            "extrapolation": self.extrapolation,
-            "warnings": [notice.to_dict() for notice in self.notices],
-        }
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Predicted losses with their intervals, arrays of one shape."""
-
-    loss: Array
-    low: Array
-    high: Array
+__all__ = ["Allocation", "DataSummary", "Diagnostics", "Fit", "Prediction", "interval"]
 
 
 @dataclass(frozen=True)
@@ -308,11 +274,3 @@ class Fit:
 def interval(estimate: Estimate) -> list[float | None]:
     """[low, high], null where unbounded."""
     return [finite(estimate.low), finite(estimate.high)]
-
-
-def extrapolation_notice(flops: float, factor: float) -> tuple[Notice, ...]:
-    """A notice where `flops` lie beyond the table."""
-    if factor <= 1.0 + 1e-9:
-        return ()
-    message = f"{flops:.3g} FLOPs are {factor:.3g} times the largest compute in the table"
-    return (Extrapolating(message, factor=float(factor)),)

@@ -8,6 +8,8 @@ from itertools import product
 import numpy as np
 
 from analysis.laws.base import Array, ComputeRule, Law, Parameter, Problem, Values
+from analysis.laws.posynomial import TIED
+from analysis.notices import NotIdentifiable
 
 BOUNDS = (0.005, 2.0)
 STARTS = (0.04, 0.08, 0.16, 0.32, 0.64)
@@ -81,6 +83,17 @@ class KaplanProblem(Problem):
         exponents = np.array(list(product(STARTS, STARTS)))
         half = -exponents[:, 1:] * np.log(2.0)
         return np.concatenate([half, half, exponents], axis=1)
+
+    def unidentifiable(self) -> list[NotIdentifiable]:
+        """With one size, one duration, or both tied, the two bottlenecks cannot be told apart."""
+        sizes, durations = (len(np.unique(np.round(logs, 9))) for logs in self.logs_2N)
+        tied = sizes > 1 and durations > 1 and abs(np.corrcoef(self.logs_2N)[0, 1]) > TIED
+        if sizes > 2 and durations > 2 and not tied:
+            return []
+        why = (
+            "parameters and tokens are tied in every row" if tied else "too few sizes or durations"
+        )
+        return [NotIdentifiable(f"the bottlenecks of size and data cannot be told apart: {why}")]
 
     def natural(self, theta_RP: Array) -> Array:
         """N_c, D_c, α_N, α_D."""

@@ -25,6 +25,8 @@ HIGHEST_SHARE = 4.0
 EXPONENTS = (0.01, 3.0)
 """Exponents outside this range are a flat line or a wall, not a power law."""
 GRID_POINTS = 1600
+TIED = 0.9999
+"""Logs of two variables that correlate more than this are one variable: D = 20 N, say."""
 SOBOL_POWER = 12
 PROJECTED_ROWS = 400
 STARTS = 12
@@ -220,12 +222,12 @@ class PosynomialProblem(Problem):
         for left, right in combinations(range(self.n_terms), 2):
             x_N, y_N = (self.logs_KNQ[k].sum(axis=1) for k in (left, right))
             both = float(np.linalg.norm(x_N) * np.linalg.norm(y_N))
-            if both > 0 and abs(float(x_N @ y_N)) > (1 - 1e-9) * both:
+            if both > 0 and abs(float(x_N @ y_N)) > TIED * both:
                 names = " and ".join(self.law.terms[k].coefficient for k in (left, right))
                 found.append(
                     NotIdentifiable(
                         f"the terms of {names} are not identifiable: "
-                        "their variables move together in every row"
+                        "their variables are tied to each other in every row"
                     )
                 )
         return found

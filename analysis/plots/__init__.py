@@ -16,7 +16,7 @@ def charts_of(study: StudyAnalysis, curves: pd.DataFrame | None = None) -> list[
     """Every chart that the study's data allow; `curves` holds the runs' points along training."""
     from analysis.plots import charts, diagnostics
 
-    return [
+    drawn = [
         charts.loss_curves(study, curves),
         charts.isoflop_profiles(study),
         charts.allocation(study),
@@ -26,6 +26,7 @@ def charts_of(study: StudyAnalysis, curves: pd.DataFrame | None = None) -> list[
         diagnostics.floor_profile(study),
         diagnostics.extrapolation(study),
     ]
+    return [chart for chart in drawn if chart.panels]
 
 
 def write(

@@ -70,6 +70,8 @@ def floor_profile(study: StudyAnalysis) -> Chart:
         marks: list[Mark] = []
         if part.floor:
             marks += _profile_marks(part.floor, category(index)[0])
+        if not marks:
+            continue
         label = Axis("rise of the objective (95 % ends at 1)", limits=(-0.3, 4.0))
         panels.append(Panel(Axis("irreducible loss E (nats/token)"), label, tuple(marks), name))
     return Chart("profile_of_E", "Profile of the irreducible loss", tuple(panels), share_y=True)
@@ -102,6 +104,8 @@ def extrapolation(study: StudyAnalysis) -> Chart:
         marks: list[Mark] = [Level(0.0)]
         for index, cut in enumerate(part.cuts):
             marks += _cut_marks(cut, part, index)
+        if not part.cuts:
+            continue
         x = Axis("held-out compute over the cut (×)", log=True)
         y = Axis("predicted over measured loss − 1 (%)")
         panels.append(Panel(x, y, tuple(marks), name))
@@ -121,7 +125,7 @@ def _cut_marks(cut: Cut, part: ArchitectureStudy, index: int) -> Iterator[Mark]:
         reach * aside,
         errors,
         colour,
-        f"fitted to {cut.budgets} budgets",
+        f"fitted to {cut.budgets} budget{'s' if cut.budgets > 1 else ''}",
         symbol=symbol,
         size=3.6,
         y_ends=(errors - half, errors + half),

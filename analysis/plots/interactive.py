@@ -203,7 +203,7 @@ def _mark(figure: go.Figure, mark: Mark, column: int, seen: set[str], log: bool)
                 text=mark.text,
                 showarrow=False,
                 xanchor="left",
-                yanchor="bottom",
+                yanchor="top",
                 font={"color": MUTED, "size": 11},
                 **at,
             )

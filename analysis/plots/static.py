@@ -189,8 +189,9 @@ def _mark(axes: Axes, mark: Mark) -> None:
                 mark.text,
                 (0, mark.y),
                 xycoords=("axes fraction", "data"),
-                xytext=(3, 2),
+                xytext=(3, -3),
                 textcoords="offset points",
+                va="top",
                 color=MUTED,
                 fontsize=7.5,
             )

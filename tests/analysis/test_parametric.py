@@ -94,11 +94,16 @@ def test_json_round_trip_keeps_every_answer(noisy: pd.DataFrame) -> None:
     assert back.summary() == fitted.summary()
 
 
-def test_a_single_ratio_of_tokens_to_parameters_identifies_no_split() -> None:
+@pytest.mark.parametrize("wiggle", [0.0, 0.01])
+@pytest.mark.parametrize("law", ["chinchilla", "kaplan"])
+def test_a_single_ratio_of_tokens_to_parameters_identifies_no_split(
+    law: str, wiggle: float
+) -> None:
     params = np.geomspace(1e7, 1e10, 12)
-    table = pd.DataFrame({"params": params, "tokens": 20 * params})
-    table["loss"] = 1.69 + 406.4 * params**-0.34 + 410.7 * (20 * params) ** -0.28
-    fitted = fit(table, resamples=100)
+    tokens = 20 * params * np.exp(wiggle * np.random.default_rng(0).standard_normal(12))
+    table = pd.DataFrame({"params": params, "tokens": tokens})
+    table["loss"] = 1.69 + 406.4 * params**-0.34 + 410.7 * tokens**-0.28
+    fitted = fit(table, law, resamples=100)
     assert not fitted.identifiable
     assert not any(np.isfinite([e.low, e.high]).any() for e in fitted.parameters.values())
     assert not any(np.isfinite([e.low, e.high]).any() for e in fitted.derived.values())
@@ -113,6 +118,14 @@ def test_a_single_size_identifies_no_exponent_of_size(noisy: pd.DataFrame) -> No
     fitted = fit(table, resamples=100)
     assert not fitted.identifiable
     assert any("alpha" in notice.message for notice in fitted.notices)
+
+
+def test_what_no_run_shows_is_named() -> None:
+    fresh = isoflop_grid(HOFFMANN, BUDGETS, 7, 4, noise=0.003)
+    fitted = fit(fresh.assign(unique_tokens=fresh["tokens"]), "data-constrained", resamples=50)
+    (notice,) = [n for n in fitted.notices if isinstance(n, NotIdentifiable)]
+    assert "R_D" in notice.message
+    assert "alpha" not in notice.message
 
 
 def test_three_points_are_refused_with_their_rows(noisy: pd.DataFrame) -> None:
