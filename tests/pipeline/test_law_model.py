@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from analysis.result import Fit
 from analysis.study import analyze
 from pipeline.atomic import write_text
-from pipeline.fit_record import fit_record, law_path
+from pipeline.fit_record import law_path
 from pipeline.mlflow_ui import free_port
 from pipeline.publish import publish
 from pipeline.tracking import Tracker
@@ -84,6 +85,14 @@ print(rows.to_json(orient="records", double_precision=15))
         assert bool(row["warnings"]) == (asked > 1e20)
 
 
+def test_the_guide_predicts(study: Tracker, capsys: pytest.CaptureFixture[str]) -> None:
+    """The guide's own lines, in the store of this study."""
+    guide = (Path(__file__).parents[2] / "docs" / "mlflow.md").read_text()
+    (code,) = re.findall(r"```python\n(import mlflow.*?)```", guide, re.DOTALL)
+    exec(code.replace("sqlite:///studies/quickstart/mlflow.db", study.uri))
+    assert "loss_high" in capsys.readouterr().out
+
+
 def test_the_fit_is_a_run_with_intervals(study: Tracker) -> None:
     (run,) = fit_runs(study)
     metrics = run.data.metrics
@@ -111,9 +120,22 @@ def test_what_is_not_identifiable_is_told_but_no_model(database: str, tmp_path: 
     assert versions(tracker) == []
 
 
-def test_a_law_that_is_there_needs_no_mlflow(study: Tracker) -> None:
-    analysis = write_fits(study.folder, planted(1.8))
-    assert study.has_record(fit_record("dense", analysis["architectures"]["dense"], study.folder))
+def test_what_is_there_is_published_again_without_mlflow(study: Tracker) -> None:
+    """Whose import alone takes seconds."""
+    analysis = study.folder / "analysis.json"
+    analysis.write_text(json.dumps(write_fits(study.folder, planted(1.8))))
+    code = f"""
+import json, sys
+from pathlib import Path
+from pipeline.publish import publish
+from pipeline.tracking import Tracker
+folder = Path({str(study.folder)!r})
+tracker = Tracker({study.uri!r}, folder, "quickstart")
+publish(tracker, json.loads((folder / "analysis.json").read_text()), print)
+assert "mlflow" not in sys.modules
+"""
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == ""
 
 
 @pytest.mark.slow
