@@ -85,7 +85,7 @@ def study_architecture(table: Table, name: str, ask: Asked) -> ArchitectureStudy
     approach3: Fit | None = None
     try:
         approach2 = isoflop_profiles(table, resamples=ask.resamples, seed=ask.seed, level=ask.level)
-        notices += approach2.notices
+        notices += [n for n in approach2.notices if n not in notices]
     except RefusedError as refusal:
         notices.append(refusal.notice)
     try:

@@ -11,6 +11,7 @@ import pandas as pd
 from analysis import bootstrap
 from analysis.compute_rule import compute_rule
 from analysis.estimate import LEVEL, Estimate
+from analysis.hygiene import hygiene
 from analysis.laws.base import Array, ComputeRule, Law, Problem
 from analysis.laws.registry import get
 from analysis.notices import (
@@ -81,7 +82,7 @@ def fit(
     rule, rule_notices = ComputeRule(), list[Notice]()
     if {"params", "tokens"} <= set(law.columns):
         rule, rule_notices = compute_rule(table)
-    notices: list[Notice] = [*table.notices, *rule_notices, *free]
+    notices: list[Notice] = [*table.notices, *hygiene(table.frame), *rule_notices, *free]
     notices += _mixed(table)
     notices += _bound_notices(problem, law, best) if not free else []
     notices += weak if not free else []

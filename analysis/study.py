@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.architecture_study import ArchitectureStudy, Asked, study_architecture
 from analysis.compare import Gain, gain_at_budget
@@ -59,7 +60,7 @@ class StudyAnalysis:
 
 def analyze(
     table: Table | pd.DataFrame,
-    budgets: Sequence[float] | None = None,
+    budgets: Sequence[float] | NDArray[np.float64] | None = None,
     *,
     extrapolate: Sequence[float] = (10.0, 100.0),
     baseline: str | None = None,
@@ -73,8 +74,8 @@ def analyze(
     `budgets` default to the table's own (its `budget` column); the optimum is told at each and at
     `extrapolate` times the largest. `pair_by` names a column whose values share seed and data
     across architectures: they are resampled together, so that gains do not carry noise that
-    cancels. What an architecture's runs cannot answer becomes a notice;
-    only a table that is no table raises (`TableError`), or an unknown baseline (`AnalysisError`).
+    cancels. What an architecture's runs cannot answer becomes a notice; only a table that is none
+    raises (`TableError`), or an unknown baseline or column to pair by (`AnalysisError`).
     """
     checked = Table.read(table)
     has = checked.has("architecture")
@@ -83,7 +84,8 @@ def analyze(
     names = sorted(set(named["architecture"]))
     baseline = _baseline(baseline, names)
     names = [baseline, *(name for name in names if name != baseline)]
-    asked = tuple(sorted(float(b) for b in budgets)) if budgets else _budgets(checked)
+    given = () if budgets is None else tuple(sorted(float(b) for b in budgets))
+    asked = given or _budgets(checked)
     targets = (*asked, *(asked[-1] * factor for factor in sorted(extrapolate)))
     if pair_by and not checked.has(pair_by):
         raise AnalysisError(f"the table has no column {pair_by!r} to pair the architectures by")

@@ -54,9 +54,9 @@ def test_units_rescale_the_answer_and_nothing_else(noisy: pd.DataFrame) -> None:
     names = ("E", "alpha", "beta")
     for name, factor in zip(names, (1.44, 1.0, 1.0), strict=True):
         one, other = plain.parameters[name], scaled.parameters[name]
-        assert other.value == pytest.approx(one.value * factor, rel=1e-6)
-        assert other.low == pytest.approx(one.low * factor, rel=1e-4)
-        assert other.high == pytest.approx(one.high * factor, rel=1e-4)
+        assert other.value == pytest.approx(one.value * factor, rel=1e-9)
+        assert other.low == pytest.approx(one.low * factor, rel=1e-6)
+        assert other.high == pytest.approx(one.high * factor, rel=1e-6)
     assert scaled.objective == pytest.approx(plain.objective, rel=1e-9)
 
 

@@ -60,6 +60,26 @@ def test_another_count_of_parameters_gives_another_exponent(study: StudyAnalysis
     assert other.value < part.approach3.derived["a"].value
 
 
+def test_noise_that_architectures_share_cancels_in_their_gain() -> None:
+    """Runs of one budget and place share a seed: drawn together, their gain is known better."""
+    dense = isoflop_grid(HOFFMANN, BUDGETS, 7, 4)
+    shared = np.exp(0.01 * np.random.default_rng(2).standard_normal(len(dense)))
+    units = [f"seed-{i}" for i in range(len(dense))]
+    dense = dense.assign(architecture="dense", seed=units, loss=dense["loss"] * shared)
+    cheap = isoflop_grid(HOFFMANN, BUDGETS * 2, 7, 4)
+    cheap = cheap.assign(architecture="cheap", seed=units, loss=cheap["loss"] * shared)
+    cheap["flops"] /= 2
+    frame = pd.concat([dense, cheap], ignore_index=True)
+    alone, paired = (
+        analyze(frame, BUDGETS, baseline="dense", resamples=300, pair_by=column).gains[1].gain
+        for column in (None, "seed")
+    )
+    assert 2.0 in paired
+    assert paired.high / paired.low < 0.5 * alone.high / alone.low + 0.5
+    with pytest.raises(AnalysisError, match="no column 'sede'"):
+        analyze(frame, BUDGETS, resamples=0, pair_by="sede")
+
+
 def test_the_answer_is_strict_json(study: StudyAnalysis) -> None:
     read = json.loads(study.to_json(), parse_constant=pytest.fail)
     assert set(read["architectures"]) == {"dense", "cheap"}
