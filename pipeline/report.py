@@ -62,6 +62,7 @@ def page(
         ("Compute-optimal allocation", tables.allocations(analysis), ALLOCATION_NOTE),
         ("The fitted laws", tables.laws(analysis), LAW_NOTE),
         ("How it predicted what it had not seen", tables.holdouts(analysis), HOLDOUT_NOTE),
+        ("Forecasts", tables.forecasts(study.folder), FORECAST_NOTE),
         ("By what is counted as a parameter", tables.conventions(analysis), CONVENTION_NOTE),
         ("Warnings", _warnings(analysis), ""),
         ("Left out", tables.left_out(analysis, plan, frame), ""),
@@ -89,6 +90,7 @@ LAW_NOTE = (
     "disagree, the runs do not decide between a parabola at each budget and one surface for all."
 )
 HOLDOUT_NOTE = "Each line is a law fitted below a compute cut and scored on the runs above it."
+FORECAST_NOTE = "Frozen before their runs existed; the interval is that for a new run."
 CONVENTION_NOTE = "The same runs; another N gives another exponent. Name yours when you quote one."
 
 

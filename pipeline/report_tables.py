@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 
 import pandas as pd
 
 from analysis.estimate import Estimate
+from analysis.forecast import Forecast, read_register
+from analysis.notices import AnalysisError
 from analysis.plots.chart import number, power
 from analysis.study import StudyAnalysis
 from pipeline.plan import Plan
@@ -108,6 +111,35 @@ def holdouts(analysis: StudyAnalysis) -> str:
         for cut in part.cuts
     ]
     return html_table(head, rows)
+
+
+def forecasts(study_folder: Path) -> str:
+    """The register of forecasts, each beside what came of it."""
+    head = ["", "FLOPs", "parameters", "tokens", "forecast loss", "measured", "error", "inside"]
+    rows = []
+    for path in sorted((study_folder / "forecasts").glob("*.jsonl")):
+        name = escape(path.stem)
+        try:
+            register = read_register(path.read_text(encoding="utf-8"))
+        except AnalysisError as error:
+            rows.append([name, escape(str(error)), *[""] * (len(head) - 2)])
+            continue
+        rows += [[name, *_forecast(frozen)] for frozen in register]
+    return html_table(head, rows)
+
+
+def _forecast(frozen: Forecast) -> list[str]:
+    found = frozen.score
+    scored = [DASH] * 3
+    if found:
+        scored = [f"{found.loss:.4f}", f"{found.error:+.2%}", "yes" if found.inside else "no"]
+    return [
+        power(frozen.target["flops"]),
+        number(frozen.target["params"], 3),
+        number(frozen.target["tokens"], 3),
+        estimate(Estimate(frozen.loss, frozen.low, frozen.high), 4),
+        *scored,
+    ]
 
 
 def conventions(analysis: StudyAnalysis) -> str:

@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.forecast import freeze, score, write_register
 from analysis.study import StudyAnalysis, analyze
+from pipeline.atomic import write_text
 from pipeline.config import Study, load_study
 from pipeline.plan import Plan, Skipped
 from pipeline.report import page
@@ -73,8 +75,17 @@ def frame() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
-    return load_study("quickstart", ["question=Which is <best> & why?"])
+def study(analysis: StudyAnalysis, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """With one forecast on record, scored, and one altered since."""
+    output = tmp_path_factory.mktemp("studies")
+    found = load_study("quickstart", ["question=Which is <best> & why?", f"output={output}"])
+    law = analysis.architectures["dense"].approach3
+    assert law
+    frozen = freeze(law, made=1e9, flops=1e13)
+    register = write_register([score(frozen, 1.01 * frozen.loss, scored=2e9)])
+    write_text(found.folder / "forecasts" / "dense.jsonl", register)
+    write_text(found.folder / "forecasts" / "moe.jsonl", register.replace('"made": 1', '"made": 2'))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +112,12 @@ def test_it_names_what_was_left_out(html: str, frame: pd.DataFrame) -> None:
     assert "it would take 62 steps" in html
     (left_out,) = re.findall(r"<h2>Left out</h2>(.*?)</section>", html)
     assert "run-3" in left_out
+
+
+def test_it_scores_the_forecasts(html: str) -> None:
+    (told,) = re.findall(r"<h2>Forecasts</h2>(.*?)</section>", html)
+    assert "-0.99%" in told
+    assert "was altered after it was frozen" in told
 
 
 def test_text_is_escaped(html: str) -> None:
