@@ -12,12 +12,13 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,8 +26,13 @@ from launch.ranks import Ranks
 from launch.zero_state import Fragment, ZeroState
 
 MANIFEST = "manifest.json"
+DIGEST = ".digest"
 RNG, BUFFER = "rng", "buffer"
 """Keys in a file are `<kind>:<start>:<name>`; besides a fragment's own kinds there are these."""
+
+
+class CheckpointError(RuntimeError):
+    """It could not be written; the one before it is still whole."""
 
 
 class DamagedCheckpointError(ValueError):
@@ -35,52 +41,92 @@ class DamagedCheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Saved:
+    """`seconds` from the snapshot to the commit, of which training stood still for `blocked`."""
+
     step: int
     folder: Path
     bytes: int
     seconds: float
+    blocked: float
+
+
+@dataclass
+class _Draft:
+    step: int
+    written: Future[None]
+    optimizer_steps: int
+    began: float
+    blocked: float
 
 
 class Checkpoints:
-    """The checkpoints of one run. `identity` must be the same for a checkpoint to be loaded."""
+    """The checkpoints of one run. `identity` must be the same for a checkpoint to be loaded.
+
+    Training waits for a copy of the state alone; a thread writes it. `begin` and `commit` are
+    called by all ranks together, `commit` once every rank's `is_written`, or to wait for it.
+    """
 
     def __init__(self, folder: Path, identity: str, keep: int, ranks: Ranks) -> None:
         self.folder, self.identity, self.keep, self._ranks = folder, identity, keep, ranks
+        self._writer = ThreadPoolExecutor(1)
+        self._draft: _Draft | None = None
 
-    def save(self, step: int, state: ZeroState) -> Saved:
-        start = time.perf_counter()
-        draft, final = self.folder / f"draft-{step}", self.folder / f"step-{step}"
-        if self._ranks.rank == 0:
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
+    @property
+    def is_pending(self) -> bool:
+        """Whether a checkpoint was begun and not committed: the same on all ranks."""
+        return self._draft is not None
+
+    @property
+    def is_written(self) -> bool:
+        """Whether this rank's part of it is on the disk."""
+        return self._draft is not None and self._draft.written.done()
+
+    def begin(self, step: int, state: ZeroState) -> None:
+        assert self._draft is None, "commit the checkpoint before this one first"
+        began = time.perf_counter()
+        tensors = _tensors(state, self._ranks.rank)
+        folder = self.folder / f"draft-{step}"
+        written = self._writer.submit(_write, tensors, folder, self._ranks.rank)
+        blocked = time.perf_counter() - began
+        self._draft = _Draft(step, written, state.optimizer_steps(), began, blocked)
+
+    def commit(self) -> Saved:
+        """Make it the newest checkpoint. Raises `CheckpointError` if it could not be written."""
+        assert self._draft, "nothing was begun"
+        draft, self._draft = self._draft, None
+        waited = time.perf_counter()
+        draft.written.result()
         self._ranks.barrier()
-        path = draft / f"rank-{self._ranks.rank}.safetensors"
-        save_file(_tensors(state, self._ranks.rank), path)
-        _sync(path)
-        self._ranks.barrier()
+        final = self.folder / f"step-{draft.step}"
         if self._ranks.rank == 0:
-            self._commit(draft, final, step, state.optimizer_steps())
+            self._publish(self.folder / f"draft-{draft.step}", final, draft)
         self._ranks.barrier()
         size = sum(file.stat().st_size for file in final.iterdir())
-        return Saved(step, final, size, time.perf_counter() - start)
+        now = time.perf_counter()
+        return Saved(draft.step, final, size, now - draft.began, draft.blocked + now - waited)
 
-    def _commit(self, draft: Path, final: Path, step: int, optimizer_steps: int) -> None:
+    def _publish(self, folder: Path, final: Path, draft: _Draft) -> None:
+        digests = sorted(folder.glob(f"*{DIGEST}"))
         manifest = {
-            "step": step,
+            "step": draft.step,
             "identity": self.identity,
             "world": self._ranks.world,
-            "optimizer_steps": optimizer_steps,
-            "files": {file.name: _digest(file) for file in sorted(draft.iterdir())},
+            "optimizer_steps": draft.optimizer_steps,
+            "files": {path.stem: json.loads(path.read_text()) for path in digests},
         }
-        path = draft / MANIFEST
-        path.write_text(json.dumps(manifest, indent=1))
-        _sync(path)
-        _sync(draft)
+        for path in digests:
+            path.unlink()
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        _sync(folder / MANIFEST)
+        _sync(folder)
         shutil.rmtree(final, ignore_errors=True)
-        draft.rename(final)
+        folder.rename(final)
         _sync(self.folder)
         for old in self.steps()[self.keep :]:
             shutil.rmtree(self.folder / f"step-{old}")
+
+    def close(self) -> None:
+        self._writer.shutdown()
 
     def steps(self) -> list[int]:
         """Committed steps, newest first."""
@@ -95,7 +141,7 @@ class Checkpoints:
         folder = self.folder / f"step-{chosen}"
         manifest = json.loads((folder / MANIFEST).read_text())
         pieces = Pieces([folder / name for name in manifest["files"]])
-        state.allocate(pieces.kinds - {RNG, BUFFER}, manifest["optimizer_steps"])
+        state.allocate(manifest["optimizer_steps"])
         for fragment in state.fragments():
             pieces.fill(fragment)
         for name, buffer in state.buffers.items():
@@ -199,6 +245,19 @@ def _tensors(state: ZeroState, rank: int) -> dict[str, Tensor]:
     if torch.cuda.is_available():
         tensors[f"{RNG}:0:cuda-{rank}"] = torch.cuda.get_rng_state()
     return {key: tensor.detach().clone() for key, tensor in tensors.items()}
+
+
+def _write(tensors: dict[str, Tensor], folder: Path, rank: int) -> None:
+    """One rank's file, on the disk when this returns, and its digest beside it."""
+    path = folder / f"rank-{rank}.safetensors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, path)
+        _sync(path)
+        path.with_suffix(path.suffix + DIGEST).write_text(json.dumps(_digest(path)))
+    except (OSError, SafetensorError) as error:
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        raise CheckpointError(f"{path}: its {size:,} bytes cannot be written: {error}") from error
 
 
 def _set_rng(pieces: Pieces, rank: int) -> None:

@@ -35,10 +35,14 @@ class DataConfig(Section):
 
 
 class OptimizerConfig(Section):
-    name: Literal["adamw"] = "adamw"
+    """`betas` and `eps` are AdamW's, which Muon keeps for all but hidden matrices; `momentum` is
+    Muon's; Adafactor takes the learning rate and the decay alone."""
+
+    name: Literal["adamw", "muon", "adafactor"] = "adamw"
     learning_rate: PositiveFloat
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     eps: PositiveFloat = 1e-8
+    momentum: Beta = 0.95
     weight_decay: NonNegativeFloat = 0.1
 
 
@@ -217,6 +221,18 @@ class RunConfig(Section):
             raise ValueError(
                 f"parallel.zero_stage is 3 with parallel.expert_parallel "
                 f"{self.parallel.expert_parallel}; allowed with expert parallelism: 0, 1, 2"
+            )
+        name = self.train.optimizer.name
+        alone = self.parallel.ranks == 1 and self.train.dtype == "fp32"
+        if name != "adamw" and stage > 0 and not alone:
+            raise ValueError(
+                f"parallel.zero_stage is {stage} with train.optimizer.name {name}; allowed: 0 with "
+                f"train.dtype fp32, since {name} needs whole matrices and ZeRO shards them"
+            )
+        if name == "adafactor" and self.parallel.expert_parallel > 1:
+            raise ValueError(
+                f"parallel.expert_parallel is {self.parallel.expert_parallel} with "
+                "train.optimizer.name adafactor; allowed: 1"
             )
         return self
 

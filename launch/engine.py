@@ -66,7 +66,7 @@ class Engine:
             config=settings,
             config_class=DeepSpeedConfig(settings),
         )
-        self._engine.enable_backward_allreduce = ranks.world > 1
+        self._engine.enable_backward_allreduce = not alone
         self.state = ZeroState(self._engine, shares, _buffers(module))
         self.grad_norm: Tensor | float | None = None
 

@@ -56,7 +56,11 @@ class Journal:
                 raise FencedError(f"{self.path} has lines of another attempt than {self.attempt}")
             self._end += os.write(self._fd, line)
         if sync:
-            os.fsync(self._fd)
+            self.sync()
+
+    def sync(self) -> None:
+        """Wait until the disk has every line."""
+        os.fsync(self._fd)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -130,6 +134,7 @@ class Checkpointed:
     path: str
     bytes: int
     seconds: float
+    blocked: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

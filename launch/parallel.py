@@ -1,8 +1,7 @@
-"""A model's parameters laid out over ranks, and the client optimizer over each rank's part."""
+"""A model's parameters laid out over ranks."""
 
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -52,19 +51,6 @@ def shares(model: Model, config: RunConfig, ranks: Ranks) -> dict[nn.Parameter, 
             first = ranks.rank < config.parallel.expert_parallel
             found[stack] = Share(found[stack].name, offset, first)
     return found
-
-
-def build_optimizer(model: Model, config: RunConfig) -> torch.optim.Optimizer:
-    """Groups, their rates and their decay come from the model: see `models.init`."""
-    chosen = config.train.optimizer
-    groups = model.param_groups(chosen.learning_rate, chosen.weight_decay)
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=chosen.learning_rate,
-        betas=chosen.betas,
-        eps=chosen.eps,
-        fused=True,
-    )
 
 
 def _moe_branches(model: Model) -> list[Moe]:

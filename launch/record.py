@@ -57,7 +57,6 @@ class Recorder:
         self._write("eval", step, loss=loss, bits_per_byte=bits)
 
     def checkpoint(self, saved: Saved) -> None:
-        """The journal is on the disk before the run goes on: a resumed run repeats no line."""
         if self._journal:
             self._journal.append(
                 {
@@ -66,9 +65,14 @@ class Recorder:
                     "path": str(saved.folder),
                     "bytes": saved.bytes,
                     "seconds": saved.seconds,
-                },
-                sync=True,
+                    "blocked": saved.blocked,
+                }
             )
+
+    def sync(self) -> None:
+        """Wait until the disk has every line."""
+        if self._journal:
+            self._journal.sync()
 
     def end(self, step: int, status: Status, reason: str, train_seconds: float) -> End:
         end = End(step, time.time(), status, reason, train_seconds)

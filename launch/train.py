@@ -23,7 +23,8 @@ from launch.config import RunConfig
 from launch.engine import Engine, prepare
 from launch.journal import End
 from launch.objective import Objective, feed
-from launch.parallel import build_optimizer, shares, spread_experts
+from launch.optimizer import build_optimizer
+from launch.parallel import shares, spread_experts
 from launch.ranks import Ranks
 from launch.record import Recorder
 from models import ModelConfig, build
@@ -99,7 +100,7 @@ class Run:
         )
         self.engine = Engine(
             self.objective,
-            build_optimizer(model, config),
+            build_optimizer(model, settings.optimizer),
             shares(model, config, ranks),
             config,
             ranks,
@@ -127,7 +128,10 @@ class Run:
                     self._checkpoint(step)
             if step == self.config.train.steps:
                 return self._end(step, "finished")
-            if wanted := self._agreed(stop()):
+            wanted, is_written = self._agreed(stop())
+            if is_written:
+                self._commit()
+            if wanted:
                 self._checkpoint(step)
                 return self._end(step, wanted, "stopped on request")
             try:
@@ -179,9 +183,17 @@ class Run:
         return every is not None and step > 0 and (step % every == 0 or last)
 
     def _checkpoint(self, step: int) -> None:
+        """Begin one; the loop goes on while it is written."""
         self._log_pending()
+        self._commit()
         if step not in self.checkpoints.steps():
-            self.recorder.checkpoint(self.checkpoints.save(step, self.engine.state))
+            self.checkpoints.begin(step, self.engine.state)
+
+    def _commit(self) -> None:
+        """The journal is on the disk first: a resumed run misses no line before its step."""
+        if self.checkpoints.is_pending:
+            self.recorder.sync()
+            self.recorder.checkpoint(self.checkpoints.commit())
 
     def _log_pending(self) -> None:
         """Write the step before, if its turn has come: what that waits for is computed by now."""
@@ -201,17 +213,21 @@ class Run:
             aux={name: total / self.ranks.world for name, total in zip(names, means, strict=True)},
         )
 
-    def _agreed(self, wanted: Stop | None) -> Stop | None:
-        """Any rank's wish to stop is everyone's."""
-        votes = self.ranks.sum(*(float(wanted == stop) for stop in STOPS))
-        return next((stop for stop, vote in zip(STOPS, votes, strict=True) if vote), None)
+    def _agreed(self, wanted: Stop | None) -> tuple[Stop | None, bool]:
+        """Any rank's wish to stop is everyone's; a checkpoint is written when all have written."""
+        votes = (float(wanted == stop) for stop in STOPS)
+        written, *votes_for = self.ranks.sum(float(self.checkpoints.is_written), *votes)
+        stops = (stop for stop, vote in zip(STOPS, votes_for, strict=True) if vote)
+        return next(stops, None), written == self.ranks.world
 
     def _end(
         self, step: int, status: Literal["finished", "diverged"] | Stop, reason: str = ""
     ) -> End:
         self._log_pending()
+        self._commit()
         return self.recorder.end(step, status, reason, self.train_seconds)
 
     def close(self) -> None:
+        self.checkpoints.close()
         self.recorder.close()
         self.engine.close()

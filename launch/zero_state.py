@@ -18,8 +18,9 @@ WEIGHT = "weight"
 
 @dataclass(frozen=True)
 class Fragment:
-    """`start` counts elements of the whole parameter; `tensors` are flat and equally long.
+    """`start` counts elements of the whole parameter; `tensors` are flat.
 
+    They are equally long but for an optimizer's factored moments, which no layout shards.
     `writes` is false where another rank holds the same interval and saves it.
     """
 
@@ -62,14 +63,17 @@ class ZeroState:
             if located is None:
                 continue
             owner, offset, start, length = located
-            state = self.torch_optimizer.state.get(owner, {})
-            whole = {WEIGHT: owner.data} | {
-                key: value for key, value in state.items() if value.shape == owner.shape
-            }
+            whole = {WEIGHT: owner.data} | self.torch_optimizer.state.get(owner, {})
             yield Fragment(
                 name=share.name,
                 start=share.offset + start,
-                tensors={k: v.view(-1).narrow(0, offset, length) for k, v in whole.items()},
+                tensors={
+                    key: value.view(-1).narrow(0, offset, length)
+                    if value.shape == owner.shape
+                    else value.view(-1)
+                    for key, value in whole.items()
+                    if key != "step"
+                },
                 writes=self.stage > 0 or share.first_replica,
             )
 
@@ -97,13 +101,22 @@ class ZeroState:
         states = self.torch_optimizer.state.values()
         return max((int(state["step"]) for state in states if "step" in state), default=0)
 
-    def allocate(self, keys: set[str], steps: int) -> None:
-        """Make zero moments, as the first update would, for a load to fill."""
+    @torch.no_grad()
+    def allocate(self, steps: int) -> None:
+        """Have the optimizer make its state, by an update at rate 0, for a load to fill."""
+        optimizer = self.torch_optimizer
         located = [self._locate(param) for param in self._shares]
-        for owner in {id(place[0]): place[0] for place in located if place}.values():
-            moments = {key: torch.zeros_like(owner) for key in keys - {WEIGHT}}
-            count = torch.tensor(float(steps), device=owner.device)
-            self.torch_optimizer.state[owner] = {"step": count, **moments}
+        owners = list({id(place[0]): place[0] for place in located if place}.values())
+        groups = optimizer.param_groups
+        sharded = [{**groups[0], "params": owners}]
+        optimizer.param_groups = [{**g, "lr": 0.0} for g in (sharded if self.stage else groups)]
+        for owner in owners:
+            owner.grad = torch.zeros_like(owner)
+        optimizer.step()
+        optimizer.param_groups = groups
+        for owner in owners:
+            owner.grad = None
+            optimizer.state[owner]["step"].fill_(steps)
 
     def publish(self) -> None:
         """Bring loaded fp32 weights to the model that computes, on every rank."""

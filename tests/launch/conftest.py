@@ -1,20 +1,25 @@
 """Tiny token stores and run configs: a run here takes well under a second."""
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from data.files import file_sha256
+from data.loader import Loader
 from data.megatron import Writer, token_type
 from data.store import Shard, TokenStore
 from launch.config import ParallelConfig, RunConfig
 from launch.journal import RunRecord, read_run
 from launch.ranks import Place, Ranks, open_store
-from models import Recipe
+from launch.schedule import factor
+from models import ModelConfig, Recipe, build
+from models.loss import cross_entropy
 
 VOCAB = 32
 RECIPES: dict[str, dict[str, Any]] = {
@@ -107,6 +112,38 @@ def ranks() -> Ranks:
     """This process as a gang of one."""
     store, port = open_store("127.0.0.1", 1)
     return Ranks(Place(port=port), store)
+
+
+def plain_run(config: RunConfig) -> list[tuple[float, float]]:
+    """Loss and gradient norm of each step of the shortest loop over the whole batch, in fp32."""
+    data, settings = config.data, config.train
+    loader = Loader(TokenStore.open(data.train), data.sequence_length, data.batch_size, data.seed)
+    model = build(ModelConfig.from_dict(config.model))
+    model.init_weights(settings.seed)
+    chosen = settings.optimizer
+    optimizer = torch.optim.AdamW(
+        model.param_groups(chosen.learning_rate, chosen.weight_decay), betas=chosen.betas
+    )
+    rates = [group["lr"] for group in optimizer.param_groups]
+    curve = []
+    for step in range(settings.steps):
+        batch = loader.batch(step)
+        out = model.run(torch.from_numpy(batch.tokens_BT))
+        loss = cross_entropy(out.logits, torch.from_numpy(batch.targets_BT)).total
+        total = loss + sum(out.aux[name] * weight for name, weight in model.aux_weights.items())
+        optimizer.zero_grad()
+        total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor(settings.schedule, step, settings.steps)
+        optimizer.step()
+        curve.append((loss.item(), norm.item()))
+    return curve
+
+
+@pytest.fixture(scope="session")
+def plain() -> Callable[[RunConfig], list[tuple[float, float]]]:
+    return plain_run
 
 
 class Gangs:

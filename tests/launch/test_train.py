@@ -1,6 +1,7 @@
 """The loop in this process, on one rank."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,25 @@ def test_the_same_run_is_the_same_to_the_bit(run_config: Make, ranks: Ranks, tmp
     for name in ("one", "two"):
         train(config, tmp_path / name, ranks)
     assert curve(read_run(tmp_path / "one")) == curve(read_run(tmp_path / "two"))
+
+
+@pytest.mark.parametrize(("name", "rate"), [("muon", 1e-2), ("adafactor", 0.5)])
+def test_other_optimizers_learn_and_resume_to_the_bit(
+    run_config: Make, ranks: Ranks, tmp_path: Path, name: str, rate: float
+):
+    config = run_config(
+        "hybrid",
+        train__optimizer={"name": name, "learning_rate": rate},
+        train__checkpoint_every=6,
+        train__keep_checkpoints=2,
+    )
+    train(config, tmp_path, ranks)
+    whole = read_run(tmp_path)
+    assert whole.points[-1].loss < whole.points[0].loss - 0.3
+    shutil.rmtree(tmp_path / "checkpoints" / "step-12")
+    train(config, tmp_path, ranks)
+    assert read_run(tmp_path).attempts[-1].resumed_from == 6
+    assert curve(read_run(tmp_path)) == curve(whole)
 
 
 def test_accumulation_changes_nothing_but_rounding(run_config: Make, ranks: Ranks, tmp_path: Path):
