@@ -50,34 +50,34 @@ def cross_entropy(
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Keeps the logits and one number per row, and writes the gradient once."""
+    """One pass over the logits each way: log p is kept in their place, and the gradient is exp(log
+    p) with a correction at the target."""
 
     @staticmethod
     def forward(
         ctx: Any, logits_NV: Tensor, targets_N: Tensor, shares_N: Tensor, smoothing: float, z: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         dtype = torch.promote_types(logits_NV.dtype, torch.float32)
-        wide_NV = logits_NV.to(dtype)
-        log_z_N = wide_NV.logsumexp(-1)
-        nats_N = log_z_N - wide_NV.gather(-1, targets_N[:, None])[:, 0]
-        nats, z_mean = nats_N @ shares_N.to(dtype), log_z_N.square() @ shares_N.to(dtype)
+        log_p_NV = torch.log_softmax(logits_NV, -1, dtype=dtype)
+        shares_N = shares_N.to(dtype)
+        log_z_N = logits_NV[:, 0].to(dtype) - log_p_NV[:, 0]
+        nats = -log_p_NV.gather(-1, targets_N[:, None])[:, 0] @ shares_N
+        z_mean = log_z_N.square() @ shares_N
         total = nats + z * z_mean
         if smoothing:
-            uniform_N = log_z_N - wide_NV.mean(-1)
-            total = total + smoothing * (uniform_N @ shares_N.to(dtype) - nats)
-        ctx.save_for_backward(logits_NV, targets_N, shares_N, log_z_N)
-        ctx.smoothing, ctx.z = smoothing, z
+            total = total - smoothing * (log_p_NV.mean(-1) @ shares_N + nats)
+        ctx.save_for_backward(log_p_NV, targets_N, shares_N, log_z_N)
+        ctx.smoothing, ctx.z, ctx.dtype = smoothing, z, logits_NV.dtype
         ctx.mark_non_differentiable(nats, z_mean)
         return total, nats, z_mean
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        logits_NV, targets_N, shares_N, log_z_N = ctx.saved_tensors
-        share_N1 = (shares_N.to(log_z_N.dtype) * grads[0])[:, None]
+        log_p_NV, targets_N, shares_N, log_z_N = ctx.saved_tensors
+        share_N1 = (shares_N * grads[0])[:, None]
         row_N1 = share_N1 * (1 + 2 * ctx.z * log_z_N[:, None]) if ctx.z else share_N1
-        grad_NV = torch.sub(logits_NV, log_z_N[:, None]).exp_().mul_(row_N1)
+        grad_NV = log_p_NV.exp().mul_(row_N1)
         if ctx.smoothing:
-            grad_NV.sub_(share_N1 * (ctx.smoothing / logits_NV.shape[-1]))
-        hit_N1 = share_N1 * (ctx.smoothing - 1)
-        grad_NV.scatter_add_(-1, targets_N[:, None], hit_N1.to(grad_NV.dtype))
-        return grad_NV.to(logits_NV.dtype), None, None, None, None
+            grad_NV.sub_(share_N1 * (ctx.smoothing / log_p_NV.shape[-1]))
+        grad_NV.scatter_add_(-1, targets_N[:, None], share_N1 * (ctx.smoothing - 1))
+        return grad_NV.to(ctx.dtype), None, None, None, None

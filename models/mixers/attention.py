@@ -85,7 +85,7 @@ class Attention(Branch, name="attention"):
             qk = turn(qk, *table_for(self.rope, qk, self.head_width, context))
         q_BTHK, k_BSGK = qk[:, :, :H], qk[:, :, H:]
         if context.state is not None:
-            k_BSGK, v_BSGK = _remember(context.state, k_BSGK, v_BSGK)
+            k_BSGK, v_BSGK = _remember(context.state, k_BSGK, v_BSGK, self.mask)
         segments = context.segments_BT
         y_BTHK = softmax.attend(
             q_BTHK,
@@ -123,11 +123,17 @@ def _normed(norm: RMSNorm, x_BTHK: Tensor) -> Tensor:
     return x.view_as(x_BTHK)
 
 
-def _remember(state: dict[str, Tensor], k_BSGK: Tensor, v_BSGK: Tensor) -> tuple[Tensor, Tensor]:
+def _remember(
+    state: dict[str, Tensor], k_BSGK: Tensor, v_BSGK: Tensor, mask: softmax.Mask
+) -> tuple[Tensor, Tensor]:
+    """Put the keys and values seen before in front; keep what later queries can see."""
     if state:
         k_BSGK = torch.cat([state["k"], k_BSGK], 1)
         v_BSGK = torch.cat([state["v"], v_BSGK], 1)
-    state.update(k=k_BSGK, v=v_BSGK)
+    first = 0
+    if mask.window is not None and mask == softmax.Mask(window=mask.window):
+        first = max(0, k_BSGK.shape[1] - mask.window + 1)
+    state.update(k=k_BSGK[:, first:], v=v_BSGK[:, first:])
     return k_BSGK, v_BSGK
 
 
