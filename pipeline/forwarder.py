@@ -12,7 +12,8 @@ from threading import Event, Thread
 from typing import Self
 
 from launch.config import RunConfig
-from pipeline.tracking import Tracker, scrubbed
+from pipeline.store import scrubbed
+from pipeline.tracking import Tracker
 
 FAILURES_OF_AN_OUTAGE = 2  # one may be the run's own
 

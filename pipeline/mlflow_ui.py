@@ -19,7 +19,7 @@ from urllib.request import urlopen
 from pipeline.chart_view import QUERY
 from pipeline.errors import StudyError
 from pipeline.sent import SentStudy
-from pipeline.tracking import ENVIRONMENT, default_uri, is_server, scrubbed
+from pipeline.store import ENVIRONMENT, default_uri, is_server, scrubbed
 
 HOST = "127.0.0.1"
 PORT = 5000

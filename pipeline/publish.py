@@ -9,7 +9,8 @@ from typing import Any
 from pipeline.fit_record import digest
 from pipeline.forwarder import Forwarder
 from pipeline.record import Record
-from pipeline.tracking import Tracker, scrubbed
+from pipeline.store import scrubbed
+from pipeline.tracking import Tracker
 
 REPORT_FILES = ("report.html", "table.csv", "plots", "fits")
 

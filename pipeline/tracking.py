@@ -17,7 +17,6 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
 
 from launch.config import RunConfig
 from pipeline.chart_view import TAG, view_tag
@@ -26,8 +25,8 @@ from pipeline.outbox import Owed, Sample, is_settled, owed
 from pipeline.record import Record
 from pipeline.run_facts import final_samples, params, tags
 from pipeline.sent import SentRun, SentStudy
+from pipeline.store import ENVIRONMENT, database_file, default_uri, is_server
 
-SQLITE = "sqlite:///"
 METRICS_PER_BATCH = 1000  # MLflow takes no more at once
 STATUS = {
     "running": "RUNNING",
@@ -37,27 +36,6 @@ STATUS = {
     "preempted": "KILLED",
     "cancelled": "KILLED",
 }
-ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-}
-
-
-def default_uri(study_folder: Path) -> str:
-    return f"{SQLITE}{quote(str(study_folder.absolute()))}/mlflow.db"
-
-
-def scrubbed(uri: str) -> str:
-    """``uri`` without the user and password that it may carry."""
-    return re.sub(r"//[^/@]*@", "//", uri)
-
-
-def is_server(uri: str) -> bool:
-    """Whether ``uri`` is that of an MLflow server, not of a database."""
-    return uri.startswith(("http://", "https://"))
 
 
 class Tracker:
@@ -191,15 +169,10 @@ class Tracker:
         return digest(self.uri)[:12]
 
     @property
-    def _database(self) -> Path | None:
-        """The file of a SQLite store."""
-        is_file = self.uri.startswith(SQLITE)
-        return Path(unquote(self.uri.removeprefix(SQLITE))) if is_file else None
-
-    @property
     def _is_known(self) -> bool:
         """Whether the store last sent to is this one, and there, as far as the disk can tell."""
-        is_there = self._database is None or self._database.exists()
+        database = database_file(self.uri)
+        is_there = database is None or database.exists()
         return is_there and self._sent.store.startswith(self._uri_digest)
 
     def _search(self, condition: str) -> Iterator[Any]:

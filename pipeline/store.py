@@ -1,0 +1,36 @@
+"""Where MLflow keeps a study, and how its processes are set up; known without importing it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+SQLITE = "sqlite:///"
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+}
+
+
+def default_uri(study_folder: Path) -> str:
+    """SQLite in the study's folder, absolute: in another process a relative path is another file."""
+    return f"{SQLITE}{quote(str(study_folder.absolute()))}/mlflow.db"
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of a SQLite store; None for any other."""
+    return Path(unquote(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else None
+
+
+def is_server(uri: str) -> bool:
+    """Whether ``uri`` is that of an MLflow server, not of a database."""
+    return uri.startswith(("http://", "https://"))
+
+
+def scrubbed(text: str) -> str:
+    """``text`` without the users and passwords in the URIs that it holds."""
+    return re.sub(r"//[^/\s]*@", "//", text)
