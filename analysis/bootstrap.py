@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+from zlib import crc32
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def draw(
     such as "seed", rows that agree on it are drawn together: tables drawn with the same seed
     over the same `units`, all values of that column, are paired.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed if pair_by else [seed, _stream(table)])
     size = len(table)
     if kind is None:
         repeated = table.has("run") and bool(table.frame["run"].duplicated().any())
@@ -63,6 +64,13 @@ def draw(
     cluster_N = np.searchsorted(names, labels)
     weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count)
     return Resamples(kind, weights[:, cluster_N].astype(np.float64), np.zeros((1, size)))
+
+
+def _stream(table: Table) -> int:
+    """A stream of random numbers for each architecture: unpaired resamples are independent."""
+    if not table.has("architecture"):
+        return 0
+    return crc32("\n".join(np.unique(table.labels("architecture"))).encode())
 
 
 def seed_spread(table: Table) -> tuple[float, int]:
