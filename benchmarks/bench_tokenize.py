@@ -1,0 +1,165 @@
+"""Claims: tokenizing end to end (read, clean, split, encode, write, hash, commit) runs at 0.9 or
+more of bare `encode_batch_fast` over text in memory with the same threads; at 1.5 times
+datatrove's pipeline; at 3 times Megatron-LM's layout of one document at a time; in memory that
+does not grow with the corpus.
+
+    python benchmarks/bench_tokenize.py [--megabytes 30] [--rounds 5]
+
+The corpus is Python's own sources, the vocabulary 1,024. Each round runs all contenders in a
+process of its own, one after the other; ratios are within a round, and the median over rounds is
+printed. `datatrove` takes part where it is installed.
+"""
+
+import argparse
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data.corpus import MIB, CorpusConfig, scan
+from data.documents import SIDES, Tally, documents
+from data.megatron import Writer, token_type
+from data.pieces import Task, plan
+from data.prepare import prepare
+from data.tokenize import Job, tokenize
+from data.tokenizer import Tokenizer, TokenizerConfig
+
+CORPUS = CorpusConfig.model_validate({"name": "stdlib", "source": {"kind": "code"}})
+BATCH_CHARS = MIB
+
+
+class Bench:
+    def __init__(self, root: Path, megabytes: int) -> None:
+        self.root = root
+        made = prepare(CORPUS, TokenizerConfig(vocab_size=1024), root / "cache")
+        self.path = made.tokenizer
+        self.tokenizer = Tokenizer.load(made.tokenizer)
+        self.tasks: list[Task] = []
+        size = 0
+        for task in plan(CORPUS, scan(CORPUS)):
+            if size < megabytes * 1_000_000:
+                self.tasks.append(task)
+                size += sum(piece.size or 0 for piece in task.pieces)
+
+    def texts(self) -> Iterator[str]:
+        for task in self.tasks:
+            for placed in documents(CORPUS, task, Tally()):
+                yield placed.document.text
+
+    def bare(self) -> Callable[[], None]:
+        batches: list[list[str]] = [[]]
+        for text in self.texts():
+            if sum(map(len, batches[-1])) > BATCH_CHARS:
+                batches.append([])
+            batches[-1].append(text)
+
+        def run() -> None:
+            for batch in batches:
+                self.tokenizer.inner.encode_batch_fast(batch, add_special_tokens=False)
+
+        return run
+
+    def ours(self) -> Callable[[], None]:
+        job = Job(self.root / "ours", CORPUS, self.tokenizer.text, self.tokenizer.end_token)
+        for name in (*SIDES, "shards"):
+            (job.folder / name).mkdir(parents=True, exist_ok=True)
+        next(self.texts())  # imports what the others have imported to get their texts
+        return lambda: tokenize(job, self.tasks, 0, lambda *_: None)
+
+    def megatron(self) -> Callable[[], None]:
+        """The layout of Megatron-LM's tools/preprocess_data.py: each document encoded by itself and
+        appended as one item; here without its pool of processes, so on one thread."""
+
+        def run() -> None:
+            writer = Writer(token_type(1024))
+            with (self.root / "megatron.bin").open("wb") as file:
+                for text in self.texts():
+                    writer.add(file, np.array(self.tokenizer.encode(text)))
+            (self.root / "megatron.idx").write_bytes(writer.index())
+
+        return run
+
+    def datatrove(self) -> Callable[[], None]:
+        from datatrove.pipeline.readers import JsonlReader
+        from datatrove.pipeline.tokens import DocumentTokenizer
+
+        folder = self.root / "datatrove"
+        folder.mkdir(exist_ok=True)
+        with (folder / "texts.jsonl").open("w") as file:
+            file.writelines(json.dumps({"text": text}) + "\n" for text in self.texts())
+        step = DocumentTokenizer(
+            str(folder / "tokens"),
+            tokenizer_name_or_path=str(self.path),
+            eos_token=self.tokenizer.end_token,
+            shuffle_documents=False,
+        )
+        return lambda: step.run(JsonlReader(str(folder)).run(None, 0, 1), 0, 1)
+
+
+def contender(name: str, root: Path, megabytes: int) -> None:
+    """Print what one contender took: seconds, and the bytes of memory that its run added."""
+    run = getattr(Bench(root, megabytes), name)()
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = peak_bytes()
+    started = time.perf_counter()
+    run()
+    seconds = time.perf_counter() - started
+    print(json.dumps({"seconds": seconds, "grown": peak_bytes() - before}))
+
+
+def peak_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def measure(name: str, root: Path, megabytes: int) -> dict[str, float]:
+    command = [sys.executable, __file__, "--contender", name, "--root", str(root)]
+    done = subprocess.run(
+        [*command, "--megabytes", str(megabytes)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Tokenizing against its alternatives.")
+    parser.add_argument("--megabytes", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contender:
+        contender(options.contender, options.root, options.megabytes)
+        return
+    names = ["bare", "ours", "megatron"]
+    if importlib.util.find_spec("datatrove"):
+        names.append("datatrove")
+    with tempfile.TemporaryDirectory() as root:
+        Bench(Path(root), options.megabytes)  # trains the tokenizer once for all
+        rounds = [
+            {name: measure(name, Path(root), options.megabytes) for name in names}
+            for _ in range(options.rounds)
+        ]
+        halves = [measure("ours", Path(root), options.megabytes // 2) for _ in range(3)]
+    for name in names:
+        seconds = statistics.median(result[name]["seconds"] for result in rounds)
+        ratio = statistics.median(
+            result[name]["seconds"] / result["ours"]["seconds"] for result in rounds
+        )
+        print(f"{name:10} {options.megabytes / seconds:6.2f} MB/s, ours is {ratio:5.2f} times that")
+    whole, half = (
+        statistics.median(result["grown"] for result in results) / 1e6
+        for results in ([result["ours"] for result in rounds], halves)
+    )
+    print(f"memory added by ours: {whole:.0f} MB, for half the corpus {half:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
