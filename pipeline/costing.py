@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
+from rich.table import Table
 
 from pipeline.config import find
 from pipeline.errors import ConfigError
 from pipeline.plan import short
 from pipeline.show import new_table, titled
 from pipeline.yaml_file import read_yaml
+
+if TYPE_CHECKING:
+    from models import ModelConfig
 
 
 def cost_of(
@@ -21,6 +26,7 @@ def cost_of(
     depth: int,
     vocabulary: int,
     sequence_length: int,
+    ranks: int | None = None,
 ) -> dict[str, Any]:
     """The exact cost of the recipe ``name`` at a shape, as JSON values.
 
@@ -35,7 +41,35 @@ def cost_of(
     except RecipeError as error:
         raise ConfigError([f"{file.where(error.key)}: {error}"]) from None
     shape = {"recipe": file.path.stem, "width": width, "n_layers": depth, "vocab_size": vocabulary}
-    return shape | cost(model, sequence_length).to_dict()
+    found = shape | cost(model, sequence_length).to_dict()
+    return found | (_memory(model, sequence_length, ranks) if ranks else {})
+
+
+def _memory(model: ModelConfig, sequence_length: int, ranks: int) -> dict[str, Any]:
+    """Bytes of training one bf16 sequence a rank at each ZeRO stage, and of state in decoding."""
+    import torch
+
+    from models.memory import decoding_state, training_memory
+
+    stages = {
+        str(stage): training_memory(
+            model,
+            batch_size=1,
+            sequence_length=sequence_length,
+            dtype=torch.bfloat16,
+            zero=stage,
+            world=ranks,
+        )
+        for stage in range(4)
+    }
+    state = decoding_state(model)
+    return {
+        "ranks": ranks,
+        "training_bytes_by_zero_stage": {
+            stage: asdict(memory) | {"total": memory.total} for stage, memory in stages.items()
+        },
+        "state_bytes": {"fixed": 2 * state.fixed, "per_token": 2 * state.per_token},
+    }
 
 
 def cost_table(found: dict[str, Any]) -> Group:
@@ -50,8 +84,30 @@ def cost_table(found: dict[str, Any]) -> Group:
     table.add_section()
     for name, value in found["conventions"].items():
         table.add_row(f"training FLOPs per token, {name}", short(value), f"{value:,.0f}")
+    if "ranks" in found:
+        _add_memory(table, found)
     title = (
         f"{found['recipe']}: {found['width']} wide, {found['n_layers']} layers, vocabulary "
         f"{found['vocab_size']:,}, sequences of {found['sequence_length']:,}"
     )
-    return titled(title, table)
+    return titled(
+        title, table, "bytes: bf16, AdamW, one sequence a rank; FLOPs: exact for the mask"
+    )
+
+
+def _add_memory(table: Table, found: dict[str, Any]) -> None:
+    table.add_section()
+    for stage, memory in found["training_bytes_by_zero_stage"].items():
+        label = f"training memory of a rank of {found['ranks']}, ZeRO {stage}"
+        table.add_row(label, gibibytes(memory["total"]), f"{memory['total']:,}")
+    for name, count in found["state_bytes"].items():
+        label = f"decoding state of a sequence, {name.replace('_', ' ')}"
+        table.add_row(label, gibibytes(count), f"{count:,.0f}")
+
+
+def gibibytes(count: float) -> str:
+    """Bytes as KiB, MiB or GiB."""
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} B"

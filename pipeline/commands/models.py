@@ -20,6 +20,10 @@ def cost(
         int, typer.Option("--sequence-length", min=1, help="Tokens of a sequence.")
     ] = 4096,
     vocabulary: Annotated[int, typer.Option("--vocabulary", min=2, help="Tokens known.")] = 32_000,
+    ranks: Annotated[
+        int | None,
+        typer.Option("--ranks", min=1, help="Also the memory of a rank among so many, by ZeRO."),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Such as branches.attention.n_kv_heads=8."),
@@ -27,10 +31,10 @@ def cost(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Exact parameters and FLOPs of a recipe at a shape; no weight is allocated."""
+    """Exact parameters, FLOPs and memory of a recipe at a shape; no weight is allocated."""
     from pipeline.costing import cost_of, cost_table
 
-    found = cost_of(recipe, overrides, width, depth, vocabulary, sequence_length)
+    found = cost_of(recipe, overrides, width, depth, vocabulary, sequence_length, ranks)
     if as_json:
         print_json(found)
     else:
