@@ -36,15 +36,27 @@ def law_path(architecture: str, folder: Path) -> Path:
     return folder / "fits" / f"{architecture}.json"
 
 
+def law_files(architecture: str, folder: Path) -> dict[str, Path]:
+    """What a registered law carries: the fit itself, and the table of runs it was fitted to."""
+    files = {"fit": law_path(architecture, folder), "table": folder / "table.csv"}
+    return {name: path for name, path in files.items() if path.exists()}
+
+
+def law_tags(part: Part) -> dict[str, str]:
+    """What tells one version of a registered law from another."""
+    told = {"law": part["approach3"]["law"], "rows": str(part["approach3"]["data"]["rows"])}
+    if errors := [cut["mean_error"] for cut in part.get("holdout", ())]:
+        told["holdout_error"] = f"{sum(errors) / len(errors):.6g}"
+    return told
+
+
 def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _artifacts(architecture: str, folder: Path) -> Iterator[Path]:
-    pictures = sorted((folder / "plots").glob("*.png"))
-    for path in (law_path(architecture, folder), folder / "table.csv", *pictures):
-        if path.exists():
-            yield path
+    yield from law_files(architecture, folder).values()
+    yield from sorted((folder / "plots").glob("*.png"))
 
 
 def _params(law: Part) -> dict[str, str]:

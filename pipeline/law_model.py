@@ -6,9 +6,9 @@ wherever it is loaded, with nothing else of this project installed and whatever 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
@@ -24,6 +24,7 @@ from analysis.result import Allocation, Fit
 ESTIMATES = ("params", "tokens", "tokens_per_param", "loss")
 NEEDS = ("mlflow", "numpy", "pandas", "scipy")
 DESCRIPTION = "Training FLOPs in a column `flops`; out come N*, D* and the loss, with intervals."
+HOLDOUT = "holdout_error"
 EXAMPLE = pd.DataFrame({"flops": [1e15, 1e18]})
 
 
@@ -50,46 +51,51 @@ def _row(allocation: Allocation) -> dict[str, Any]:
     return row | {"extrapolation": allocation.extrapolation, "warnings": warnings}
 
 
-def register(client: Any, name: str, fit: str, fingerprint: str, run_id: str) -> int:
-    """The version of the model `name` that predicts by `fit`, the JSON of a `Fit`.
+def register(
+    client: Any, name: str, run_id: str, files: Mapping[str, Path], tags: Mapping[str, str]
+) -> int:
+    """The version of the model `name` that predicts by `files["fit"]`, the JSON of a `Fit`.
 
-    It is the newest version if that has the fingerprint, or else one made now.
+    It is the newest version if that has the same `fingerprint` among its tags, or else one made
+    now, with all the files in it. The alias `best-holdout` goes to the version of the least `holdout_error`, if any has one.
     """
-    newest = _newest(client, name)
-    if newest and newest.tags.get("fingerprint") == fingerprint:
+    versions = _versions(client, name)
+    newest = max(versions, key=lambda each: int(each.version), default=None)
+    if newest and newest.tags.get("fingerprint") == tags["fingerprint"]:
         return int(newest.version)
-    model_id = _log(client, fit, run_id)
+    model_id = _log(client, run_id, files)
     made = client.create_model_version(
         name,
         source=f"models:/{model_id}",
         run_id=run_id,
         model_id=model_id,
-        tags={"fingerprint": fingerprint},
+        tags=dict(tags),
         description=DESCRIPTION,
     )
+    scored = [each for each in (*versions, made) if HOLDOUT in each.tags]
+    if scored:
+        best = min(scored, key=lambda each: float(each.tags[HOLDOUT]))
+        client.set_registered_model_alias(name, "best-holdout", best.version)
     return int(made.version)
 
 
-def _newest(client: Any, name: str) -> Any:
-    """The newest version; None where there is none, and then the registered model is made."""
+def _versions(client: Any, name: str) -> list[Any]:
+    """Every version; where there is no such model, it is made."""
     try:
         client.create_registered_model(name)
     except MlflowException:
-        versions = client.search_model_versions(f"name = '{name}'")
-        return max(versions, key=lambda each: int(each.version), default=None)
-    return None
+        return list(client.search_model_versions(f"name = '{name}'"))
+    return []
 
 
-def _log(client: Any, fit: str, run_id: str) -> str:
+def _log(client: Any, run_id: str, files: Mapping[str, Path]) -> str:
     """Log the model under a run and return its id."""
     mlflow.set_tracking_uri(client.tracking_uri)
-    with TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id):
-        path = Path(folder) / "fit.json"
-        path.write_text(fit, encoding="utf-8")
+    with mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
             name="law",
             python_model=__file__,
-            artifacts={"fit": str(path)},
+            artifacts={name: str(path) for name, path in files.items()},
             code_paths=[str(Path(analysis.__file__).parent)],
             signature=signature(),
             input_example=EXAMPLE,

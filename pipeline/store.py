@@ -17,7 +17,7 @@ ENVIRONMENT = {
 
 
 def default_uri(study_folder: Path) -> str:
-    """SQLite in the study's folder, absolute: in another process a relative path is another file."""
+    """SQLite in the study's folder, absolute: elsewhere a relative path is another file."""
     return f"{SQLITE}{quote(str(study_folder.absolute()))}/mlflow.db"
 
 

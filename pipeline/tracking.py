@@ -20,7 +20,7 @@ from typing import Any
 
 from launch.config import RunConfig
 from pipeline.chart_view import TAG, view_tag
-from pipeline.fit_record import digest, fit_record, law_path
+from pipeline.fit_record import digest, fit_record, law_files, law_tags
 from pipeline.outbox import Owed, Sample, is_settled, owed
 from pipeline.record import Record
 from pipeline.run_facts import final_samples, params, tags
@@ -97,8 +97,9 @@ class Tracker:
         if part["approach3"] and part["approach3"]["identifiable"]:
             from pipeline.law_model import register
 
-            fit = law_path(architecture, self.folder).read_text(encoding="utf-8")
-            register(self.client, f"{self.study}-{architecture}", fit, digest(fit), run_id)
+            files = law_files(architecture, self.folder)
+            about = {"fingerprint": digest(files["fit"].read_text()), **law_tags(part)}
+            register(self.client, f"{self.study}-{architecture}", run_id, files, about)
             self._tell_excess(architecture, part["approach3"]["parameters"].get("E", 0.0))
         self._remember(record)
 

@@ -111,6 +111,17 @@ def test_only_another_fit_makes_another_version(database: str, tmp_path: Path) -
     assert sorted(statuses) == ["finished", "superseded"]
 
 
+def test_an_alias_names_the_best_at_holdout(database: str, tmp_path: Path) -> None:
+    tracker = Tracker(database, tmp_path, "scored")
+    for error in (0.02, 0.01, 0.03):
+        analysis = write_fits(tmp_path, planted(1.8 + error))
+        analysis["architectures"]["dense"]["holdout"] = [{"mean_error": error}]
+        publish(tracker, analysis, pytest.fail)
+    best = tracker.client.get_model_version_by_alias("scored-dense", "best-holdout")
+    assert int(best.version) == 2
+    assert best.tags["holdout_error"] == "0.01"
+
+
 def test_what_is_not_identifiable_is_told_but_no_model(database: str, tmp_path: Path) -> None:
     """Three points give no law."""
     tracker = Tracker(database, tmp_path, "tiny")
