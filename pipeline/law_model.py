@@ -57,7 +57,8 @@ def register(
     """The version of the model `name` that predicts by `files["fit"]`, the JSON of a `Fit`.
 
     It is the newest version if that has the same `fingerprint` among its tags, or else one made
-    now, with all the files in it. The alias `best-holdout` goes to the version of the least `holdout_error`, if any has one.
+    now, with all the files in it. The alias `best-holdout` goes to the version of the least
+    `holdout_error`, if any has one.
     """
     versions = _versions(client, name)
     newest = max(versions, key=lambda each: int(each.version), default=None)
