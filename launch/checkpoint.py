@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from launch.config import RunConfig
 from launch.ranks import Ranks
 from launch.zero_state import Fragment, ZeroState
 
@@ -60,14 +61,15 @@ class _Draft:
 
 
 class Checkpoints:
-    """The checkpoints of one run. `identity` must be the same for a checkpoint to be loaded.
+    """The checkpoints of one run, loaded by runs of the same trajectory alone.
 
     Training waits for a copy of the state alone; a thread writes it. `begin` and `commit` are
     called by all ranks together, `commit` once every rank's `is_written`, or to wait for it.
     """
 
-    def __init__(self, folder: Path, identity: str, keep: int, ranks: Ranks) -> None:
-        self.folder, self.identity, self.keep, self._ranks = folder, identity, keep, ranks
+    def __init__(self, run: Path, config: RunConfig, ranks: Ranks) -> None:
+        self.folder, self.identity = run / "checkpoints", config.trajectory()
+        self._config, self._ranks = config, ranks
         self._writer = ThreadPoolExecutor(1)
         self._draft: _Draft | None = None
 
@@ -122,7 +124,9 @@ class Checkpoints:
         shutil.rmtree(final, ignore_errors=True)
         folder.rename(final)
         _sync(self.folder)
-        for old in self.steps()[self.keep :]:
+        settings = self._config.train
+        passing = [step for step in self.steps() if step not in settings.checkpoint_at]
+        for old in passing[settings.keep_checkpoints :]:
             shutil.rmtree(self.folder / f"step-{old}")
 
     def close(self) -> None:
@@ -134,11 +138,19 @@ class Checkpoints:
         return sorted((int(name.removeprefix("step-")) for name in names), reverse=True)
 
     def restore(self, state: ZeroState, log: Callable[[str], None]) -> int | None:
-        """Load the newest checkpoint that is whole, and return its step; None without one."""
+        """Load the newest checkpoint that is whole, or else the trunk's; return its step.
+
+        None without either. Raises `DamagedCheckpointError` over a trunk that cannot be used.
+        """
         chosen = self._ranks.from_first(self._choose(log) if self._ranks.rank == 0 else 0)
-        if chosen == 0:
+        trunk = self._config.train.trunk
+        if chosen == 0 and trunk is None:
             return None
-        folder = self.folder / f"step-{chosen}"
+        if chosen == 0 and trunk:
+            chosen, folder = trunk.step, trunk.run / "checkpoints" / f"step-{trunk.step}"
+            _verify_trunk(trunk.run, folder, self._config)
+        else:
+            folder = self.folder / f"step-{chosen}"
         manifest = json.loads((folder / MANIFEST).read_text())
         pieces = Pieces([folder / name for name in manifest["files"]])
         state.allocate(manifest["optimizer_steps"])
@@ -214,6 +226,15 @@ class Pieces:
                     low - start : high - start
                 ]
                 yield high - low
+
+
+def _verify_trunk(run: Path, folder: Path, branch: RunConfig) -> None:
+    config = RunConfig.read(run / "config.json")
+    if config.plateau() != branch.plateau():
+        raise DamagedCheckpointError(
+            f"train.trunk.run {run} differs from this run in more than steps and decay"
+        )
+    verify(folder, config.trajectory())
 
 
 def verify(folder: Path, identity: str) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
@@ -55,6 +56,13 @@ class ScheduleConfig(Section):
     decay_fraction: Fraction = 0.2
 
 
+class TrunkConfig(Section):
+    """Start at `step` of the run in folder `run`, which it kept by `train.checkpoint_at`."""
+
+    run: Path
+    step: PositiveInt
+
+
 class TrainConfig(Section):
     """`micro_batch_size` is the sequences of one forward pass on one rank (null: no accumulation).
 
@@ -73,7 +81,11 @@ class TrainConfig(Section):
     log_every: PositiveInt = 10
     evaluations: PositiveInt = 1
     checkpoint_every: PositiveInt | None = None
+    checkpoint_at: tuple[PositiveInt, ...] = Field(
+        (), description="steps whose checkpoints are always kept, for branches to start from"
+    )
     keep_checkpoints: PositiveInt = 1
+    trunk: TrunkConfig | None = None
     activation_checkpointing: bool = False
 
     @model_validator(mode="after")
@@ -88,7 +100,21 @@ class TrainConfig(Section):
                 f"train.evaluations is {self.evaluations}; "
                 f"allowed: at most train.steps, which is {self.steps}"
             )
+        if self.trunk and self.trunk.step > decay_start(self.schedule, self.steps):
+            raise ValueError(
+                f"train.trunk.step is {self.trunk.step}; allowed: at most the step at which "
+                f"train.schedule decays, which is {decay_start(self.schedule, self.steps)}"
+            )
         return self
+
+
+def decay_start(schedule: ScheduleConfig, steps: int) -> int:
+    """The step at which the rate begins to fall: after warm-up, and for wsd the plateau too."""
+    if schedule.name == "constant":
+        return steps
+    if schedule.name != "wsd":
+        return schedule.warmup_steps
+    return max(schedule.warmup_steps, steps - round(schedule.decay_fraction * steps))
 
 
 class ParallelConfig(Section):
@@ -150,7 +176,13 @@ class RunConfig(Section):
         """The fingerprint without the parallel layout: runs that may share checkpoints."""
         return self._digest(parallel=True)
 
-    def _digest(self, parallel: Any) -> str:
+    def plateau(self) -> str:
+        """The fingerprint of the steps before any decay: what a trunk and its branches share."""
+        length = {"steps", "evaluations", "trunk"}
+        decay = {"schedule": {"name", "final_fraction", "decay_fraction"}}
+        return self._digest(parallel=True, train=dict.fromkeys(length, True) | decay)
+
+    def _digest(self, parallel: Any, train: Mapping[str, Any] = MappingProxyType({})) -> str:
         identity = self.model_dump(
             mode="json",
             exclude={
@@ -159,10 +191,13 @@ class RunConfig(Section):
                 "cost": True,
                 "data": {"train", "heldout"},
                 "train": {
-                    "log_every",
-                    "checkpoint_every",
-                    "keep_checkpoints",
-                    "activation_checkpointing",
+                    "log_every": True,
+                    "checkpoint_every": True,
+                    "checkpoint_at": True,
+                    "keep_checkpoints": True,
+                    "activation_checkpointing": True,
+                    "trunk": {"run"},
+                    **train,
                 },
                 "parallel": parallel,
             },

@@ -2,7 +2,7 @@
 
 import math
 
-from launch.config import ScheduleConfig
+from launch.config import ScheduleConfig, decay_start
 
 
 def factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
@@ -15,8 +15,6 @@ def factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
     warmup = schedule.warmup_steps
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    if schedule.name == "constant":
-        return 1.0
     if schedule.name == "inverse_sqrt":
         return math.sqrt((warmup + 1) / (step + 1))
     start = decay_start(schedule, steps)
@@ -29,10 +27,3 @@ def factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
         "wsd": 1 - math.sqrt(progress),
     }[schedule.name]
     return schedule.final_fraction + (1 - schedule.final_fraction) * left
-
-
-def decay_start(schedule: ScheduleConfig, steps: int) -> int:
-    """The step at which the decay begins: after warm-up, and for wsd after the plateau too."""
-    if schedule.name != "wsd":
-        return schedule.warmup_steps
-    return max(schedule.warmup_steps, steps - round(schedule.decay_fraction * steps))

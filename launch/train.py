@@ -105,9 +105,7 @@ class Run:
             config,
             ranks,
         )
-        self.checkpoints = Checkpoints(
-            folder / "checkpoints", config.trajectory(), settings.keep_checkpoints, ranks
-        )
+        self.checkpoints = Checkpoints(folder, config, ranks)
         self.recorder = Recorder(config, folder, ranks)
         self.evaluated = {
             settings.steps * (i + 1) // settings.evaluations for i in range(settings.evaluations)
@@ -179,7 +177,10 @@ class Run:
         self.recorder.evaluation(step, nats / weight, self.heldout.store)
 
     def _checkpoint_due(self, step: int) -> bool:
-        every, last = self.config.train.checkpoint_every, step == self.config.train.steps
+        settings = self.config.train
+        if step in settings.checkpoint_at:
+            return True
+        every, last = settings.checkpoint_every, step == settings.steps
         return every is not None and step > 0 and (step % every == 0 or last)
 
     def _checkpoint(self, step: int) -> None:

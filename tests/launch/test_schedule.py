@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from launch.config import ScheduleConfig
-from launch.schedule import decay_start, factor
+from launch.config import ScheduleConfig, decay_start
+from launch.schedule import factor
 
 NAMES = ["cosine", "linear", "constant", "inverse_sqrt", "wsd"]
 
