@@ -55,7 +55,7 @@ def minimise(
     shape = (len(starts_RP), rows)
     target_RN = np.broadcast_to(log_target_RN, shape)
     weights_RN = np.broadcast_to(weights_RN, shape)
-    chunk = max(CHUNK // rows, 32)
+    chunk = max(CHUNK // rows, 4)
     parts = [
         _Descent(
             problem,

@@ -119,13 +119,14 @@ class PosynomialProblem(Problem):
         share_KRN = np.exp(terms_KRN - peak_RN)
         total_RN = share_KRN.sum(axis=0)
         share_KRN /= total_RN
-        jacobian_RNP = np.zeros((*total_RN.shape, theta_RP.shape[1]))
+        # Rows lie next to each other in memory, as the solver sums over them.
+        jacobian_RPN = np.zeros((len(theta_RP), theta_RP.shape[1], total_RN.shape[1]))
         for k in range(self.n_terms):
-            jacobian_RNP[:, :, k] = share_KRN[k]
+            jacobian_RPN[:, k] = share_KRN[k]
             for q in range(self.n_exponents):
                 if self.logs_KNQ[k, :, q].any():
-                    jacobian_RNP[:, :, self.n_terms + q] += share_KRN[k] * self.logs_KNQ[k, :, q]
-        return self.scale + peak_RN + np.log(total_RN), jacobian_RNP
+                    jacobian_RPN[:, self.n_terms + q] += share_KRN[k] * self.logs_KNQ[k, :, q]
+        return self.scale + peak_RN + np.log(total_RN), jacobian_RPN.transpose(0, 2, 1)
 
     def natural(self, theta_RP: Array) -> Array:
         """Coefficients in the table's units, and the exponents."""
