@@ -1,7 +1,7 @@
 """Where the quickstart's learning rate comes from: held-out loss over a grid of rates, by shape.
 
-Trains each architecture of a study at a small and a larger planned shape, at one budget, once per rate,
-each on one core; the rate of the least loss should not move with width (`init: mup`).
+Trains each architecture of a study at a small and a larger planned shape, at one budget, once per
+rate, each on one core; the rate of the least loss should not move with width (`init: mup`).
 
     python benchmarks/probe_learning_rate.py [STUDY] [--budget 2e11] [--rates 0.005 0.01 0.02 0.04]
 """
@@ -18,12 +18,14 @@ from data.store import TokenStore
 from launch import schedule
 from models import ModelConfig, build
 from models.loss import cross_entropy
-from pipeline.config import Study, load_study
+from pipeline.config import load_study
 from pipeline.plan import Plan, Tokens, make_plan, run_tokens, short
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("study", nargs="?", default="quickstart")
     parser.add_argument("--budget", type=float, default=2e11)
     parser.add_argument("--rates", type=float, nargs="+", default=[0.005, 0.01, 0.02, 0.04])
@@ -31,7 +33,9 @@ def main() -> None:
     parser.add_argument("--architecture", nargs="*")
     arguments = parser.parse_args()
     rule = f"rule={{name: constant, learning_rate: 0.01, batch_tokens: {arguments.batch}}}"
-    study = load_study(arguments.study, [rule, f"grid.budgets=[{arguments.budget:.3e}]", "grid.min_steps=1"])
+    study = load_study(
+        arguments.study, [rule, f"grid.budgets=[{arguments.budget:.3e}]", "grid.min_steps=1"]
+    )
     tokens = Tokens.of(prepare(study.corpus, study.tokenizer, study.cache, 0))
     plan = make_plan(study, tokens)
     cases = [
@@ -43,18 +47,24 @@ def main() -> None:
     print(f"budget {arguments.budget:.3g}, batch {arguments.batch} tokens; held-out nats per token")
     with multiprocessing.get_context("spawn").Pool(processes=2) as pool:
         losses = pool.starmap(train, cases, chunksize=1)
-    print(f"{'run':<34}{'steps':>7}" + "".join(f"{rate:>10g}" for rate in arguments.rates) + "   seconds")
+    print(
+        f"{'run':<34}{'steps':>7}"
+        + "".join(f"{rate:>10g}" for rate in arguments.rates)
+        + "   seconds"
+    )
     width = len(arguments.rates)
     for first in range(0, len(cases), width):
         run, row = cases[first][0], losses[first : first + width]
         seconds = sum(took for _, took in row) / width
         best = min(loss for loss, _ in row)
         cells = "".join(f"{loss:>9.4f}{'*' if loss == best else ' '}" for loss, _ in row)
-        print(f"{run.name:<34}{run.train.steps:>7}{cells}   {seconds:.1f}  ({short(run_tokens(run))} tokens)")
+        print(
+            f"{run.name:<34}{run.train.steps:>7}{cells}   {seconds:.1f}  ({short(run_tokens(run))} tokens)"
+        )
 
 
 def _ends(plan: Plan, architecture: str):
-    """The second-smallest and the second-largest planned shapes: near the optimum, of other widths."""
+    """The second-smallest and the second-largest planned shapes, on both sides of the optimum."""
     runs = [run for run in plan.runs if run.labels["architecture"] == architecture]
     return [runs[1], runs[-2]] if len(runs) > 3 else [runs[0], runs[-1]]
 
@@ -69,7 +79,9 @@ def train(run, rate: float) -> tuple[float, float]:
     model = build(ModelConfig.from_dict(run.model))
     model.init_weights(settings.seed)
     optimizer = torch.optim.AdamW(
-        model.param_groups(rate, settings.optimizer.weight_decay), betas=settings.optimizer.betas, fused=True
+        model.param_groups(rate, settings.optimizer.weight_decay),
+        betas=settings.optimizer.betas,
+        fused=True,
     )
     rates = [group["lr"] for group in optimizer.param_groups]
     for step in range(settings.steps):

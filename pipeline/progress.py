@@ -36,7 +36,7 @@ class Task:
         if self._bar is not None:
             progress, task = self._bar
             progress.update(task, completed=done, total=self.total, note=self.note)
-        elif time.monotonic() - self._shown > PLAIN_SECONDS:
+        elif done < self.total and time.monotonic() - self._shown > PLAIN_SECONDS:
             self._shown = time.monotonic()
             share = f"{100 * done / self.total:3.0f}%" if self.total else "    "
             self.console.print(

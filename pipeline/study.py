@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from data.prepare import Prepared, Progress, prepare
+from launch.journal import read_run
 from pipeline import show
 from pipeline.config import Study, fingerprint
 from pipeline.errors import StudyError
@@ -184,11 +187,23 @@ def _train(study: Study, console: Console, machine: Machine, ready: Ready) -> No
         )
         with Forwarder(tracker(study), study.folder / "runs", say):
             sweep.run(left)
-        busy = table(study, ready.plan)["train_seconds"].sum() / machine.slots / work.elapsed
+        busy = _record_sweep(study, sweep, work.elapsed)
         work.update(total, f"{len(sweep.ended)} runs ended; slots training {busy:.0%} of the time")
     if sweep.failed:
         names = ", ".join(f"{job.run.name} ({job.folder})" for job in sweep.failed)
         raise StudyError(f"{len(sweep.failed)} runs failed for good: {names}")
+
+
+def _record_sweep(study: Study, sweep: Sweep[Any], wall: float) -> float:
+    """Add a line to ``sweeps.jsonl``; the share of the slots' time that went into training."""
+    ends = [read_run(job.folder).end for job in sweep.ended]
+    trained = sum(end.train_seconds or 0.0 for end in ends if end)
+    busy = trained / (sweep.slots * wall)
+    line = {"ended": time.time(), "slots": sweep.slots, "runs": len(ends)}
+    line |= {"wall_seconds": wall, "train_seconds": trained, "busy": busy}
+    with (study.folder / "sweeps.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    return busy
 
 
 def _show_sweep(work: Task, sweep: Sweep[Any], runs: int) -> None:
