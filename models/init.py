@@ -5,7 +5,7 @@
 | embedding             | N(0, std)          | N(0, std)          | N(0, 1), rate × 1          |
 | hidden (into branch)  | N(0, std)          | N(0, 1/√fan_in)    | N(0, 1/√fan_in), rate × b/D|
 | out (of a branch)     | hidden / √branches | hidden / √branches | hidden / √branches, × b/D  |
-| head                  | N(0, std)          | N(0, 1/√fan_in)    | 0, rate × b/D              |
+| head                  | N(0, std)          | N(0, std)          | 0, rate × b/D              |
 | zero                  | 0                  | 0                  | 0, rate × b/D              |
 | norms, biases, others | 1, 0, the branch's | 1, 0, the branch's | the same, rate × 1         |
 
@@ -123,7 +123,8 @@ def _multipliers(model: Model) -> Iterator[tuple[int, float]]:
 def _std(role: str, fan_in: int, spec: InitSpec, depth: float) -> float:
     if role == "zero" or (role == "head" and spec.scheme == "mup"):
         return 0.0
-    std = spec.std if spec.scheme == "scaled" else 1 / math.sqrt(fan_in)
+    fixed = spec.scheme == "scaled" or role == "head"
+    std = spec.std if fixed else 1 / math.sqrt(fan_in)
     return std * depth if role == "out" else std
 
 

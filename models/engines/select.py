@@ -18,6 +18,7 @@ _PYTORCH = {
     "softmax": "torch scaled_dot_product_attention, blockwise for short windows",
     "selective_scan": "torch, √T chunks side by side",
     "linear_recurrence": "torch, chunked matmuls",
+    "delta_rule": "torch, one triangular system per chunk",
     "conv": "torch, shifted sums",
     "grouped_matmul": "torch, one matmul per group",
 }

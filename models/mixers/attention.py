@@ -57,7 +57,7 @@ class Attention(Branch, name="attention"):
         scale: float | None = None,
     ) -> None:
         super().__init__()
-        self.n_heads, self.head_width = _heads(frame.width, n_heads, head_width)
+        self.n_heads, self.head_width = split_heads(frame.width, n_heads, head_width)
         self.n_kv_heads = _kv_heads(self.n_heads, n_kv_heads, queries_per_kv)
         self.mask = softmax.Mask(causal, window, stride, local, n_global)
         self.softcap = softcap
@@ -137,7 +137,8 @@ def _remember(
     return k_BSGK, v_BSGK
 
 
-def _heads(width: int, n_heads: int | None, head_width: int | None) -> tuple[int, int]:
+def split_heads(width: int, n_heads: int | None, head_width: int | None) -> tuple[int, int]:
+    """Heads and their width from either, both or neither; RecipeError if they do not divide."""
     if n_heads is not None and head_width is not None:
         return n_heads, head_width
     if n_heads is not None:

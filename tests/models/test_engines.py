@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.engines import conv, grouped_matmul, linear_recurrence, selective_scan, softmax
+from models.engines import (
+    conv,
+    delta_rule,
+    grouped_matmul,
+    linear_recurrence,
+    selective_scan,
+    softmax,
+)
 from models.engines.select import available
 from models.engines.softmax import Mask
 
@@ -120,6 +127,23 @@ def test_selective_scan(length: int, packed: bool) -> None:
 
     assert_same(
         run(selective_scan.chunked), run(selective_scan.naive), [x, delta, A, Bs, Cs, state]
+    )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("length", "chunk"), [(1, 4), (16, 4), (19, 4), (19, 64)])
+def test_delta_rule(length: int, chunk: int, packed: bool) -> None:
+    q, k = randn(B, length, 2, 3), randn(B, length, 2, 3, seed=1)
+    v, decay, rate = randn(B, length, 2, 5), randn(B, length, 2), randn(B, length, 2, seed=1)
+    state, starts = randn(B, 2, 3, 5), starts_of(documents(length)) if packed else None
+
+    def run(form: Callable[..., Any], **options: int) -> Callable[..., Any]:
+        return lambda q, k, v, d, r, s: form(
+            q, k / k.norm(dim=-1, keepdim=True), v, -d.exp(), r.sigmoid(), starts, s, **options
+        )
+
+    assert_same(
+        run(delta_rule.chunked, chunk=chunk), run(delta_rule.naive), [q, k, v, decay, rate, state]
     )
 
 

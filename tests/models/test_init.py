@@ -1,0 +1,110 @@
+"""Width transfer: the coordinate check, and the rates behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from models import Recipe, build
+from models.loss import cross_entropy
+
+WIDTHS = (32, 64, 128)
+
+
+def recipe(scheme: str, **more: Any) -> Recipe:
+    branches = {"attention": {"head_width": 16}, "mlp": {"activation": "swiglu"}}
+    options = {"pattern": "attention+mlp", "branches": branches, "positions": "rope", **more}
+    return Recipe.from_dict(options | {"init": {"scheme": scheme, "base_width": 32}})
+
+
+def scale_after_training(given: Recipe, width: int, rate: float = 0.02) -> dict[str, float]:
+    """Root mean squares of the last stream and the logits after five steps."""
+    model = build(given.at(width=width, n_layers=2, vocab_size=64))
+    model.init_weights(0)
+    seen: dict[str, Tensor] = {}
+    model.final_norm.register_forward_pre_hook(lambda _m, args: seen.update(stream=args[0]))
+    model.head.register_forward_hook(lambda _m, _a, out: seen.update(logits=out))
+    x = torch.randint(64, (4, 32), generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.Adam(model.param_groups(rate, 0.0), betas=(0.9, 0.95))
+    for _ in range(5):
+        loss = cross_entropy(model(x), x.roll(-1, 1)).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model(x)
+    return {name: value.square().mean().sqrt().item() for name, value in seen.items()}
+
+
+def growth(scheme: str) -> dict[str, float]:
+    """How much larger the scales are at the largest width than at the smallest."""
+    narrow, wide = (scale_after_training(recipe(scheme), w) for w in (WIDTHS[0], WIDTHS[-1]))
+    return {name: wide[name] / narrow[name] for name in narrow}
+
+
+def test_coordinates_are_flat_in_width_under_mup() -> None:
+    for name, ratio in growth("mup").items():
+        assert 0.6 < ratio < 1.6, name
+
+
+def test_logits_grow_with_width_otherwise() -> None:
+    assert growth("fan_in")["logits"] > 1.8
+
+
+def test_rates_follow_the_width_for_matrices_alone() -> None:
+    model = build(recipe("mup").at(width=128, n_layers=1, vocab_size=64))
+    rates = {
+        id(parameter): group["lr"]
+        for group in model.param_groups(0.02, 0.1)
+        for parameter in group["params"]
+    }
+    branch = model.layers[0].residuals[1].branch
+    assert rates[id(branch.into.weight)] == pytest.approx(0.02 * 32 / 128)
+    assert rates[id(model.head.weight)] == pytest.approx(0.02 * 32 / 128)
+    assert rates[id(model.embedding.weight)] == 0.02
+    assert rates[id(model.final_norm.weight)] == 0.02
+
+
+def test_rate_times_decay_does_not_depend_on_width() -> None:
+    for width in WIDTHS:
+        model = build(recipe("mup").at(width=width, n_layers=1, vocab_size=64))
+        products = {
+            round(group["lr"] * group["weight_decay"], 12)
+            for group in model.param_groups(0.02, 0.1)
+            if group["weight_decay"]
+        }
+        assert products == {0.002}
+
+
+@pytest.mark.slow
+def test_the_best_rate_transfers() -> None:
+    """The best of a geometric grid of rates stays within a factor of two over three widths."""
+    rates = [0.005, 0.01, 0.02, 0.04, 0.08]
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randint(64, (64, 2), generator=generator)
+
+    def sequence(n: int) -> Tensor:
+        x = torch.randint(64, (16, 32), generator=torch.Generator().manual_seed(n))
+        coin = torch.randint(2, x.shape, generator=torch.Generator().manual_seed(n + 1))
+        for t in range(1, 32):
+            x[:, t] = table[x[:, t - 1], coin[:, t]]
+        return x
+
+    def final_loss(width: int, rate: float) -> float:
+        model = build(recipe("mup").at(width=width, n_layers=2, vocab_size=64))
+        model.init_weights(0)
+        optimizer = torch.optim.Adam(model.param_groups(rate, 0.0), betas=(0.9, 0.95))
+        losses = []
+        for step in range(60):
+            x = sequence(2 * step)
+            loss = cross_entropy(model(x[:, :-1]), x[:, 1:]).total
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return sum(losses[-10:])
+
+    best = [min(rates, key=lambda rate: final_loss(width, rate)) for width in WIDTHS]
+    assert max(best) <= 2 * min(best)
