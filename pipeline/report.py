@@ -131,7 +131,7 @@ def _answer(part: ArchitectureStudy, analysis: StudyAnalysis) -> str:
     return (
         f"<p>With <b>{power(best.flops)} FLOPs</b>{_beyond(best)}, train {_many(best)}.</p>"
         f"<p>The best size grows as C<sup>{exponent.value:.2f}</sup> "
-        f"<small>(95 %: {exponent.low:.2f} to {exponent.high:.2f})</small>.</p>"
+        f"<small>(95 %: {tables.interval(exponent, 2)})</small>.</p>"
         f"{_gain(part.name, best.flops, analysis)}"
     )
 
@@ -145,11 +145,11 @@ def _beyond(best: Allocation) -> str:
 def _many(best: Allocation) -> str:
     loss = ""
     if best.loss:
-        ends = f"{best.loss.low:.3f} to {best.loss.high:.3f}"
+        ends = tables.interval(best.loss, 4)
         loss = f" and expect a loss of <b>{best.loss.value:.3f}</b> <small>({ends})</small>"
     return (
         f"<b>{number(best.params.value)} parameters</b> "
-        f"<small>({number(best.params.low)} to {number(best.params.high)})</small> "
+        f"<small>({tables.interval(best.params)})</small> "
         f"on <b>{number(best.tokens.value)} tokens</b>{loss}"
     )
 
@@ -157,7 +157,7 @@ def _many(best: Allocation) -> str:
 def _gain(name: str, flops: float, analysis: StudyAnalysis) -> str:
     for gain in analysis.gains:
         if gain.architecture == name and gain.flops == flops:
-            ends = f"{number(gain.gain.low)} to {number(gain.gain.high)}"
+            ends = tables.interval(gain.gain, 2)
             verdict = "" if gain.decided else " These runs do not decide which is better."
             return (
                 f"<p>{escape(gain.baseline)} needs <b>{number(gain.gain.value)}×</b> the compute "

@@ -46,8 +46,12 @@ def estimate(found: Estimate | None, digits: int = 3) -> str:
     """A value with its interval beneath."""
     if found is None or not present(found.value):
         return DASH
-    ends = f"{_end(found.low, digits)} to {_end(found.high, digits)}"
-    return f"<b>{_plain(found.value, digits)}</b><small>{ends}</small>"
+    return f"<b>{_plain(found.value, digits)}</b><small>{interval(found, digits)}</small>"
+
+
+def interval(found: Estimate, digits: int = 3) -> str:
+    """``low to high``, an end that is unbounded as ∞."""
+    return f"{_end(found.low, digits)} to {_end(found.high, digits)}"
 
 
 def allocations(analysis: StudyAnalysis) -> str:
