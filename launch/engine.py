@@ -50,7 +50,7 @@ class Engine:
     ) -> None:
         self._ranks = ranks
         self._clip = config.train.clip
-        self._params = list(shares)
+        self._shares = shares
         self._expert_parallel = config.parallel.expert_parallel
         self._inner = optimizer
         self._rates = [group["lr"] for group in optimizer.param_groups]
@@ -69,6 +69,7 @@ class Engine:
         self._engine.enable_backward_allreduce = not alone
         self.state = ZeroState(self._engine, shares, _buffers(module))
         self.grad_norm: Tensor | float | None = None
+        self.grad_norms: tuple[list[str], Tensor] | None = None
 
     def __call__(self, *args: Any) -> Any:
         return self._engine(*args)
@@ -95,14 +96,23 @@ class Engine:
         return bool(self._engine.was_step_applied())
 
     def _clip_whole(self) -> Tensor:
-        """Without ZeRO every rank holds the averaged gradients, but only its own experts'."""
-        norm = _norm([param for param in self._params if not _is_spread(param)])
-        if self._expert_parallel > 1:
-            square = float(_norm([param for param in self._params if _is_spread(param)])) ** 2
+        """Without ZeRO every rank holds the averaged gradients, but only its own experts'.
+
+        `grad_norms`, by parameter, is left where no rank holds but a part of one.
+        """
+        graded = [param for param in self._shares if param.grad is not None]
+        grads = [param.grad for param in graded if param.grad is not None]
+        norms = torch.stack(torch._foreach_norm(grads))
+        norm: Tensor = norms.norm()
+        if self._expert_parallel == 1:
+            self.grad_norms = [self._shares[param].name for param in graded], norms
+        else:
+            spread = torch.tensor([_is_spread(param) for param in graded], device=norms.device)
             copies = self._ranks.world / self._expert_parallel
-            norm = (norm.square() + self._ranks.sum(square)[0] / copies).sqrt()
+            experts = self._ranks.sum(float(norms[spread].square().sum()))[0] / copies
+            norm = (norms[~spread].square().sum() + experts).sqrt()
         if self._clip is not None:
-            nn.utils.clip_grads_with_norm_(self._params, self._clip, norm, foreach=True)
+            nn.utils.clip_grads_with_norm_(graded, self._clip, norm, foreach=True)
         return norm
 
     def close(self) -> None:
@@ -133,11 +143,6 @@ def _mark_experts(optimizer: torch.optim.Optimizer, size: int) -> None:
 
 def _is_spread(param: nn.Parameter) -> bool:
     return not getattr(param, "allreduce", True)
-
-
-def _norm(params: list[nn.Parameter]) -> Tensor:
-    grads = [param.grad for param in params if param.grad is not None]
-    return nn.utils.get_total_norm(grads, foreach=True)
 
 
 def _group_name(size: int) -> str:

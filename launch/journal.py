@@ -87,6 +87,8 @@ def _finite(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
     return value
 
 
@@ -128,6 +130,16 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class Health:
+    """Gradient norms by layer; `flags` names layers where they vanish or explode."""
+
+    step: int
+    time: float
+    grad_norm: dict[str, float]
+    flags: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpointed:
     step: int
     time: float
@@ -154,6 +166,7 @@ class RunRecord:
     attempts: list[Attempt] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
     evals: list[Evaluation] = field(default_factory=list)
+    health: list[Health] = field(default_factory=list)
     checkpoints: list[Checkpointed] = field(default_factory=list)
     end: End | None = None
 
@@ -174,6 +187,8 @@ class RunRecord:
             self.points.append(_typed(Point, record))
         elif kind == "eval":
             self.evals.append(_typed(Evaluation, record))
+        elif kind == "health":
+            self.health.append(_typed(Health, record))
         elif kind == "checkpoint":
             self.checkpoints.append(_typed(Checkpointed, record))
         elif kind == "end":
@@ -184,6 +199,7 @@ class RunRecord:
         self.attempts.append(attempt)
         self.points = [point for point in self.points if point.step <= resumed]
         self.evals = [point for point in self.evals if point.step <= resumed]
+        self.health = [point for point in self.health if point.step <= resumed]
         self.checkpoints = [point for point in self.checkpoints if point.step <= resumed]
         self.end = None
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from data.store import TokenStore
-from launch import device
+from launch import device, health
 from launch.checkpoint import Saved
 from launch.config import RunConfig
 from launch.journal import FILE, End, Journal, Status
@@ -51,6 +51,15 @@ class Recorder:
         rate = speed * self._config.cost.training_flops_per_token
         mfu = rate / (self._peak * self._ranks.world)
         self._write("step", step, **measured, tokens_per_second=speed, mfu=mfu)
+
+    def health(self, step: int, grad_norms: dict[str, float]) -> None:
+        """Gradient norms by layer, with a `flags` entry for each layer that stands out."""
+        layers = health.by_layer(grad_norms)
+        found = [flag._asdict() for flag in health.flags(layers)]
+        if self._journal:
+            self._journal.append(
+                {"kind": "health", "step": step, "grad_norm": layers, "flags": found}
+            )
 
     def evaluation(self, step: int, loss: float, heldout: TokenStore) -> None:
         bits = loss * heldout.n_tokens / heldout.bytes / math.log(2)

@@ -45,6 +45,7 @@ class Step:
     loss: float
     learning_rate: float
     grad_norm: Tensor | float | None
+    grad_norms: tuple[list[str], Tensor] | None
     reported: dict[str, Tensor]
     train_seconds: float
 
@@ -158,9 +159,9 @@ class Run:
                 raise DivergedError(f"a gradient of step {step + 1} is not finite")
         self.train_seconds += time.perf_counter() - start
         rate = config.train.optimizer.learning_rate * factor
-        return Step(
-            step + 1, loss, rate, self.engine.grad_norm, losses.reported, self.train_seconds
-        )
+        engine = self.engine
+        norm, norms = engine.grad_norm, engine.grad_norms
+        return Step(step + 1, loss, rate, norm, norms, losses.reported, self.train_seconds)
 
     @torch.no_grad()
     def _evaluate(self, step: int) -> None:
@@ -203,6 +204,9 @@ class Run:
             return
         if done.number % self.config.train.log_every and done.number != self.config.train.steps:
             return
+        if done.grad_norms:
+            names, norms = done.grad_norms
+            self.recorder.health(done.number, dict(zip(names, norms.tolist(), strict=True)))
         names = sorted(done.reported)
         means = self.ranks.sum(*(float(done.reported[name].max()) for name in names))
         self.recorder.step(

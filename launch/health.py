@@ -1,0 +1,38 @@
+"""Gradient norms by layer, and layers whose gradients vanish or explode against the others'."""
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
+
+FACTOR = 1000.0
+"""How far from the layers' median norm is unhealthy."""
+
+
+class Flag(NamedTuple):
+    layer: str
+    norm: float
+    ratio: float
+    what: Literal["vanishing", "exploding"]
+
+
+def by_layer(norms: Mapping[str, float]) -> dict[str, float]:
+    """Norms of named parameters, as norms of `layers.3`, `embedding`, `head` and so on."""
+    squares: dict[str, float] = {}
+    for name, norm in norms.items():
+        parts = name.split(".")
+        layer = ".".join(parts[:2]) if parts[0] == "layers" else parts[0]
+        squares[layer] = squares.get(layer, 0.0) + norm**2
+    return {layer: math.sqrt(square) for layer, square in squares.items()}
+
+
+def flags(layers: Mapping[str, float]) -> Iterator[Flag]:
+    """The stack's layers, embedding and head aside, that stand out by `FACTOR` from the median."""
+    stack = {layer: norm for layer, norm in layers.items() if layer.startswith("layers.")}
+    median = statistics.median(stack.values()) if stack else 0.0
+    for layer, norm in stack.items() if median else ():
+        ratio = norm / median
+        if ratio < 1 / FACTOR:
+            yield Flag(layer, norm, ratio, "vanishing")
+        elif ratio > FACTOR:
+            yield Flag(layer, norm, ratio, "exploding")
