@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.estimate import Estimate
 from analysis.plots import charts_of
 from analysis.plots.chart import Chart, category, number, power, shade
 from analysis.result import Allocation
@@ -22,6 +23,7 @@ from pipeline.run_facts import git_commit
 from pipeline.show import duration
 from pipeline.svg import draw, legend, themed
 
+OPEN = 10.0  # an interval of the size whose ends are further apart than this answers little
 CAPTIONS = {
     "loss_curves": "Each line is a run, from its first step to its last; the darker, the smaller "
     "the model. No run goes below the envelope; the law tells where the best of all sizes lies.",
@@ -132,8 +134,16 @@ def _answer(part: ArchitectureStudy, analysis: StudyAnalysis) -> str:
         f"<p>With <b>{power(best.flops)} FLOPs</b>{_beyond(best)}, train {_many(best)}.</p>"
         f"<p>The best size grows as C<sup>{exponent.value:.2f}</sup> "
         f"<small>(95 %: {tables.interval(exponent, 2)})</small>.</p>"
-        f"{_gain(part.name, best.flops, analysis)}"
+        f"{_gain(part.name, best.flops, analysis)}{_doubt(best.params)}"
     )
+
+
+def _doubt(size: Estimate) -> str:
+    """What to say of an interval too wide to act on."""
+    if size.high < OPEN * size.low:
+        return ""
+    how = f"by a factor of {number(size.high / size.low)}" if size.bounded else "without bound"
+    return f"<p class='doubt'>These runs leave the best size open {how}.</p>"
 
 
 def _beyond(best: Allocation) -> str:

@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.estimate import Estimate
 from analysis.forecast import freeze, score, write_register
 from analysis.study import StudyAnalysis, analyze
 from pipeline.atomic import write_text
 from pipeline.config import Study, load_study
 from pipeline.plan import Plan, Skipped
-from pipeline.report import page
+from pipeline.report import _doubt, page
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -106,6 +107,12 @@ def test_it_answers_for_every_architecture(html: str, analysis: StudyAnalysis) -
         assert f"</i>{name}</h2>" in html
         assert part.approach3
         assert f"C<sup>{part.approach3.derived['a'].value:.2f}</sup>" in html
+
+
+def test_it_doubts_what_the_runs_leave_open() -> None:
+    assert _doubt(Estimate(2e4, 1e4, 4e4)) == ""
+    assert "open by a factor of 100" in _doubt(Estimate(1e4, 1e3, 1e5))
+    assert "open without bound" in _doubt(Estimate(1e4, 1e3, np.inf))
 
 
 def test_it_names_what_was_left_out(html: str, frame: pd.DataFrame) -> None:
