@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,18 @@ class Nothing:
 
 @dataclass(frozen=True, kw_only=True)
 class Rope:
-    """RoFormer (2104.09864), half-split layout; only the first `fraction` of a head turns."""
+    """RoFormer (2104.09864), half-split layout; only the first `fraction` of a head turns.
+
+    scaling stretches a trained context of `original_length` by `factor`: ntk raises theta so that
+    the slowest wave is `factor` times as long (2309.00071, section 3.1); yarn slows waves longer
+    than the context and keeps those that turn 32 times in it, sharpening scores (section 3.2).
+    """
 
     theta: float = 10_000.0
     fraction: float = 1.0
+    scaling: Literal["none", "ntk", "yarn"] = "none"
+    factor: float = 1.0
+    original_length: int = 2048
 
     def n_turned(self, head_width: int) -> int:
         """How many components of a head turn (even)."""
@@ -37,10 +45,31 @@ class Rope:
     def table(self, positions: Tensor, head_width: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """cos and sin of shape (*positions, 1, n_turned/2), computed in float32 at least."""
         n = self.n_turned(head_width)
-        exponent = torch.arange(0, n, 2, device=positions.device, dtype=torch.float32) / n
         wide = torch.promote_types(dtype, torch.float32)
-        angle = positions[..., None, None].to(wide) * self.theta**-exponent
-        return angle.cos().to(dtype), angle.sin().to(dtype)
+        rates = self.rates(n, positions.device)
+        angle = positions[..., None, None].to(wide) * rates
+        size = 1 + 0.1 * math.log(self.factor) if self.scaling == "yarn" else 1.0
+        return (angle.cos() * size).to(dtype), (angle.sin() * size).to(dtype)
+
+    def rates(self, n: int, device: torch.device) -> Tensor:
+        """Radians per position of the n/2 waves."""
+        exponent = torch.arange(0, n, 2, device=device, dtype=torch.float32) / n
+        theta = self.theta
+        if self.scaling == "ntk" and n > 2:
+            theta *= self.factor ** (n / (n - 2))
+        rates = torch.tensor(theta, device=device) ** -exponent
+        if self.scaling != "yarn":
+            return rates
+        low = max(math.floor(self._wave(32, n)), 0)
+        high = min(math.ceil(self._wave(1, n)), n - 1)
+        index = torch.arange(n // 2, device=device, dtype=torch.float32)
+        slowed = ((index - low) / max(high - low, 1e-3)).clamp(0, 1)
+        return rates * (1 - slowed) + rates / self.factor * slowed
+
+    def _wave(self, turns: float, n: int) -> float:
+        """The index of the wave that turns that often in the original context."""
+        longest = self.original_length / (turns * 2 * math.pi)
+        return n * math.log(longest) / (2 * math.log(self.theta))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from models.channels.activation import hidden_width
 from models.convert.rules import Rule, both, cat, same, transposed
+from models.errors import RecipeError
 from models.mixers.attention import head_width_for
 from models.recipe import ModelConfig, Recipe
 
@@ -34,10 +35,21 @@ def attention_options(hf: Any, **more: Any) -> dict[str, Any]:
 def rope(hf: Any) -> dict[str, Any]:
     """Rotary positions of a config."""
     parameters = hf.rope_parameters
+    kind = parameters["rope_type"]
+    if kind not in ("default", "yarn"):
+        raise RecipeError(("rope_type",), kind, ["default", "yarn"], "not converted")
+    scaling = {}
+    if kind == "yarn":
+        scaling = {
+            "scaling": kind,
+            "factor": float(parameters["factor"]),
+            "original_length": parameters["original_max_position_embeddings"],
+        }
     return {
         "type": "rope",
         "theta": float(parameters["rope_theta"]),
         "fraction": parameters.get("partial_rotary_factor", 1.0),
+        **scaling,
     }
 
 
@@ -82,13 +94,17 @@ def head_keywords(config: ModelConfig, name: str = "attention") -> dict[str, Any
 def rope_keywords(config: ModelConfig) -> dict[str, Any]:
     """Rotary positions as a config says them."""
     positions: Any = config.recipe.positions
-    return {
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": float(positions["theta"]),
-            "partial_rotary_factor": positions["fraction"],
-        }
+    parameters = {
+        "rope_type": "default" if positions["scaling"] == "none" else positions["scaling"],
+        "rope_theta": float(positions["theta"]),
+        "partial_rotary_factor": positions["fraction"],
     }
+    if positions["scaling"] == "yarn":
+        parameters |= {
+            "factor": positions["factor"],
+            "original_max_position_embeddings": positions["original_length"],
+        }
+    return {"rope_parameters": parameters}
 
 
 def branch(layer: int, index: int) -> str:

@@ -42,6 +42,12 @@ DEEPSEEK = {
     "v_head_dim": 6,
     "n_shared_experts": 2,
 }
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 512,
+}
 MAMBA2 = {
     "vocab_size": V,
     "hidden_size": 32,
@@ -57,6 +63,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("gpt_neox", {**SHAPE, "use_parallel_residual": False, "hidden_size": 64}),
     ("llama", GROUPED),
     ("llama", {**SHAPE, "tie_word_embeddings": True, "head_dim": 16, "attention_bias": True}),
+    ("llama", {**GROUPED, "head_dim": 16, "rope_parameters": YARN}),
     ("mistral", {**GROUPED, "sliding_window": 5, "head_dim": 8}),
     ("gemma2", {**GROUPED, "head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 20}),
     ("bloom", {"vocab_size": V, "hidden_size": 32, "n_layer": 2, "n_head": 4}),

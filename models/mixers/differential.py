@@ -1,0 +1,86 @@
+"""Differential attention (2410.05258): two softmaxes, the second taken off the first."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.branch import Branch, Frame
+from models.context import Context
+from models.engines import softmax
+from models.linear import Linear
+from models.mixers.attention import split_heads
+from models.positions import Rope, scheme, table_for, turn
+
+
+class Differential(Branch, name="differential"):
+    """(softmax(q₁k₁ᵀ/√K) - λ softmax(q₂k₂ᵀ/√K)) v, normalised by head and times 1 - λ₀ (equations
+    1 to 3); λ = exp(a₁·b₁) - exp(a₂·b₂) + λ₀ with λ₀ = 0.8 - 0.6 exp(-0.3 layer).
+
+    A head has two queries and keys of `head_width` and one value of twice that.
+    """
+
+    def __init__(
+        self, frame: Frame, *, n_heads: int | None = None, head_width: int | None = None
+    ) -> None:
+        super().__init__()
+        pairs, self.head_width = split_heads(frame.width, n_heads, head_width)
+        if pairs % 2:
+            pairs, self.head_width = 2 * pairs, self.head_width // 2
+        self.n_heads = pairs // 2
+        self.start = 0.8 - 0.6 * math.exp(-0.3 * frame.layer)
+        self.eps = frame.norm_eps
+        positions = scheme(frame.positions)
+        self.rope = positions if isinstance(positions, Rope) else None
+        inner = pairs * self.head_width
+        self.qkv = Linear(frame.width, 3 * inner)
+        self.lambdas_4K = nn.Parameter(torch.empty(4, self.head_width))
+        self.out = Linear(inner, frame.width, role="out")
+
+    def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
+        """Mix positions."""
+        B, T = x_BTD.shape[:2]
+        H, K = self.n_heads, self.head_width
+        q, k, v = self.qkv(x_BTD).view(B, T, 3, 2 * H, K).unbind(2)
+        v = v.reshape(B, T, H, 2 * K)
+        if self.rope is not None:
+            table = table_for(self.rope, q, K, context)
+            q, k = turn(q, *table), turn(k, *table)
+        state = context.state
+        if state is not None:
+            if state:
+                k, v = torch.cat([state["k"], k], 1), torch.cat([state["v"], v], 1)
+            state.update(k=k, v=v)
+        a1, b1, a2, b2 = self.lambdas_4K
+        weight = (a1 @ b1).exp() - (a2 @ b2).exp() + self.start
+        y = self._attend(q, k, v, 0, context) - weight * self._attend(q, k, v, 1, context)
+        return self.out((F.rms_norm(y, (2 * K,), eps=self.eps) * (1 - self.start)).flatten(2))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, half: int, context: Context) -> Tensor:
+        segments = context.segments_BT
+        values = v.view(*v.shape[:3], 2, self.head_width)  # keys' width, so that kernels stay fused
+        parts = [
+            softmax.attend(
+                q[:, :, half::2],
+                k[:, :, half::2],
+                values[..., i, :],
+                softmax.Mask(),
+                scale=self.head_width**-0.5,
+                segments=None if segments is None else (segments, segments),
+            )
+            for i in range(2)
+        ]
+        return torch.cat(parts, -1)
+
+    def mixing_flops(self, length: int) -> int:
+        """Two softmaxes per head over values of twice the width."""
+        K = self.head_width
+        return softmax.flops(softmax.Mask(), length, length, 2 * self.n_heads, K, 2 * K)
+
+    @torch.no_grad()
+    def init_special(self, generator: torch.Generator) -> None:
+        """Vectors of λ from N(0, 0.1)."""
+        self.lambdas_4K.normal_(0.0, 0.1, generator=generator)
