@@ -32,11 +32,14 @@ from pipeline.atomic import write_text
 from pipeline.config import IsoflopGrid, Study, fingerprint
 from pipeline.errors import StudyError
 
+PATHS = ("tokenizer", "train", "heldout")
+
 
 @dataclass(frozen=True)
 class Tokens:
     """The stores that a plan trains on and is judged on; ``unique`` counts the training tokens."""
 
+    tokenizer: Path
     train: Path
     heldout: Path
     fingerprint: str
@@ -49,17 +52,22 @@ class Tokens:
         stores = [TokenStore.open(folder) for folder in (prepared.train, prepared.heldout)]
         identity = fingerprint([store.fingerprint for store in stores])
         return cls(
-            prepared.train, prepared.heldout, identity, stores[0].n_tokens, prepared.vocab_size
+            tokenizer=prepared.tokenizer,
+            train=prepared.train,
+            heldout=prepared.heldout,
+            fingerprint=identity,
+            unique=stores[0].n_tokens,
+            vocab_size=prepared.vocab_size,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self) | {"train": str(self.train), "heldout": str(self.heldout)}
+        return asdict(self) | {name: str(getattr(self, name)) for name in PATHS}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Tokens:
         """Read what ``to_dict`` wrote."""
-        paths = {name: Path(values[name]) for name in ("train", "heldout")}
+        paths = {name: Path(values[name]) for name in PATHS}
         return cls(**(values | paths))
 
 

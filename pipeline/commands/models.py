@@ -1,8 +1,10 @@
-"""The zoo: ``cost``."""
+"""Models: ``cost`` before training; ``export`` and ``generate`` after it."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -39,3 +41,43 @@ def cost(
         print_json(found)
     else:
         console().print(cost_table(found))
+
+
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's folder, or its name in studies/.")
+]
+
+
+@app.command(epilog="Example: isoflop export dense-1e12-60k-s0 exported --to hf")
+def export(
+    run: RunArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    to: Annotated[
+        Literal["hf"], typer.Option("--to", help="The layout: hf, transformers'.")
+    ] = "hf",
+    debug: DebugOption = False,
+) -> None:
+    """A run's model and tokenizer for others: safetensors that AutoModelForCausalLM loads."""
+    from pipeline.trained import export_hf, find_run
+
+    console().print(f"{folder}: a {export_hf(find_run(run), folder)}, with its tokenizer")
+
+
+@app.command(epilog="Example: isoflop generate dense-1e12-60k-s0 --prompt 'def main('")
+def generate(
+    run: RunArgument,
+    prompt: Annotated[str, typer.Option("--prompt", help="Text to go on from.")],
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="How many to add.")] = 64,
+    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0: greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    debug: DebugOption = False,
+) -> None:
+    """Text from a trained run, decoded with its state cache."""
+    from pipeline.trained import find_run
+    from pipeline.trained import generate as text_from
+
+    sys.stdout.write(prompt)
+    for piece in text_from(find_run(run), prompt, tokens, temperature, seed):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")

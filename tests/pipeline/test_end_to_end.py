@@ -25,7 +25,21 @@ train: {sequence_length: 32, evaluations: 2, eval_tokens: 512, log_points: 10}
 fit: {baseline: dense, resamples: 100}
 output: %(output)s
 """
-WORDS = "def class return import value total for item in range if else None".split()
+WORDS = [
+    "def",
+    "class",
+    "return",
+    "import",
+    "value",
+    "total",
+    "for",
+    "item",
+    "in",
+    "range",
+    "if",
+    "else",
+    "None",
+]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -50,7 +64,10 @@ def isoflop(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def journals(study: Path) -> dict[str, bytes]:
-    return {path.parent.name: path.read_bytes() for path in (study.parent / "out/tiny/runs").glob("*/journal.jsonl")}
+    return {
+        path.parent.name: path.read_bytes()
+        for path in (study.parent / "out/tiny/runs").glob("*/journal.jsonl")
+    }
 
 
 def statuses(study: Path) -> list[str]:
@@ -86,7 +103,9 @@ def test_the_registered_law_predicts_what_the_fit_predicts(study):
     import mlflow
 
     folder = study.parent / "out" / "tiny"
-    predicted = json.loads(isoflop("predict", study, "--flops", "1e10", "-a", "dense", "--json").stdout)[0]
+    predicted = json.loads(
+        isoflop("predict", study, "--flops", "1e10", "-a", "dense", "--json").stdout
+    )[0]
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     law = mlflow.pyfunc.load_model("models:/tiny-dense/1")
     served = law.predict(pd.DataFrame({"flops": [1e10]})).iloc[0]
@@ -96,7 +115,9 @@ def test_the_registered_law_predicts_what_the_fit_predicts(study):
     assert served["loss"] == pytest.approx(allocation["loss"]["value"], rel=1e-9)
     assert served["loss_low"] <= served["loss"] <= served["loss_high"]
     run = json.loads(Path(predicted["config"]).read_text())
-    assert run["cost"]["training_flops_per_token"] * run["train"]["steps"] * run["data"]["batch_size"] * 32 == pytest.approx(1e10, rel=0.05)
+    assert run["cost"]["training_flops_per_token"] * run["train"]["steps"] * run["data"][
+        "batch_size"
+    ] * 32 == pytest.approx(1e10, rel=0.05)
 
 
 def test_every_run_and_every_plot_is_in_mlflow(study):
@@ -121,9 +142,27 @@ def test_commands_that_read_print_json_and_nothing_else(study):
         json.loads(shown.stdout)
 
 
+def test_a_run_is_exported_to_transformers_and_goes_on_with_the_same_words(study, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    run = next((study.parent / "out/tiny/runs").glob("dense-*"))
+    shown = isoflop("export", run, tmp_path / "hf")
+    assert shown.returncode == 0, shown.stderr
+    ours = isoflop("generate", run, "--prompt", "def class", "--tokens", "12").stdout.rstrip("\n")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    ids = tokenizer("def class", return_tensors="pt", add_special_tokens=False)["input_ids"]
+    theirs = model.generate(ids, max_new_tokens=12, do_sample=False)[0]
+    assert tokenizer.decode(theirs) == ours
+    refused = isoflop("export", run, tmp_path / "hf")
+    assert (refused.returncode, "not empty" in refused.stderr) == (2, True)
+
+
 def test_two_ranks_with_expert_parallelism_reach_the_loss_of_one(study):
-    more = ["architectures.dense=null"]
-    del more
-    shown = isoflop("run", study, "name=pair", "parallel.ranks=2", "grid.budgets=[1e8]", "grid.sizes=1", "grid.min_steps=2")
-    table = pd.read_csv(study.parent / "out" / "pair" / "table.csv")
-    assert set(table["status"]) == {"finished"}, shown.stdout + shown.stderr
+    narrow = ["grid.budgets=[1e8]", "parallel.ranks=2", "name=pair"]
+    shown = isoflop("run", study, *narrow)
+    pair = pd.read_csv(study.parent / "out" / "pair" / "table.csv")
+    assert set(pair["status"]) == {"finished"}, shown.stdout + shown.stderr
+    alone = pd.read_csv(study.parent / "out" / "tiny" / "table.csv")
+    both = pair.merge(alone, on="run", suffixes=("_pair", "_alone"))
+    assert len(both) == len(pair) > 0
+    assert both["loss_pair"].to_numpy() == pytest.approx(both["loss_alone"].to_numpy(), rel=2e-3)

@@ -12,7 +12,7 @@ from models import ModelConfig, build, cost
 from pipeline.config import Study
 from pipeline.plan import Plan, Tokens, make_plan, row, run_flops, run_folder, run_tokens, short
 
-TOKENS = Tokens(Path("/t/train"), Path("/t/heldout"), "f" * 64, unique=10**12, vocab_size=1024)
+TOKENS = Tokens(Path("/t/tokenizer.json"), Path("/t/train"), Path("/t/heldout"), "f" * 64, unique=10**12, vocab_size=1024)
 PLANTED = {"E": 1.7, "A": 60.0, "alpha": 0.37, "B": 300.0, "beta": 0.34}
 
 
