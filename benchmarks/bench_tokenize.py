@@ -5,9 +5,9 @@ does not grow with the corpus.
 
     python benchmarks/bench_tokenize.py [--megabytes 30] [--rounds 5]
 
-The corpus is Python's own sources, the vocabulary 1,024. Each round runs all contenders in a
-process of its own, one after the other; ratios are within a round, and the median over rounds is
-printed. `datatrove` takes part where it is installed.
+The corpus is Python's own sources, the vocabulary 1,024. Each round runs all contenders one after
+the other; ratios are within a round, and the median over rounds is printed. `datatrove[io]` takes
+part where it is installed.
 """
 
 import argparse
@@ -95,7 +95,7 @@ class Bench:
         with (folder / "texts.jsonl").open("w") as file:
             file.writelines(json.dumps({"text": text}) + "\n" for text in self.texts())
         step = DocumentTokenizer(
-            str(folder / "tokens"),
+            str(self.root / "datatrove-tokens"),
             tokenizer_name_or_path=str(self.path),
             eos_token=self.tokenizer.end_token,
             shuffle_documents=False,
@@ -103,15 +103,25 @@ class Bench:
         return lambda: step.run(JsonlReader(str(folder)).run(None, 0, 1), 0, 1)
 
 
-def contender(name: str, root: Path, megabytes: int) -> None:
-    """Print what one contender took: seconds, and the bytes of memory that its run added."""
-    run = getattr(Bench(root, megabytes), name)()
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = peak_bytes()
+def seconds(run: Callable[[], None]) -> float:
     started = time.perf_counter()
     run()
-    seconds = time.perf_counter() - started
-    print(json.dumps({"seconds": seconds, "grown": peak_bytes() - before}))
+    return time.perf_counter() - started
+
+
+def added_memory(root: Path, megabytes: int) -> int:
+    """Bytes by which tokenizing raises the peak memory of a process of its own."""
+    command = [sys.executable, __file__, "--memory", str(root), "--megabytes", str(megabytes)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return int(done.stdout)
+
+
+def print_added_memory(bench: Bench) -> None:
+    run = bench.ours()
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = peak_bytes()
+    run()
+    print(peak_bytes() - before)
 
 
 def peak_bytes() -> int:
@@ -119,46 +129,30 @@ def peak_bytes() -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def measure(name: str, root: Path, megabytes: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--contender", name, "--root", str(root)]
-    done = subprocess.run(
-        [*command, "--megabytes", str(megabytes)], stdout=subprocess.PIPE, text=True, check=True
-    )
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Tokenizing against its alternatives.")
     parser.add_argument("--megabytes", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
-    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.contender:
-        contender(options.contender, options.root, options.megabytes)
+    if options.memory:
+        print_added_memory(Bench(options.memory, options.megabytes))
         return
-    names = ["bare", "ours", "megatron"]
-    if importlib.util.find_spec("datatrove"):
-        names.append("datatrove")
     with tempfile.TemporaryDirectory() as root:
-        Bench(Path(root), options.megabytes)  # trains the tokenizer once for all
+        bench = Bench(Path(root), options.megabytes)
+        names = ["bare", "ours", "megatron"]
+        if importlib.util.find_spec("datatrove"):
+            names.append("datatrove")
+        runs = {name: getattr(bench, name)() for name in names}
         rounds = [
-            {name: measure(name, Path(root), options.megabytes) for name in names}
-            for _ in range(options.rounds)
-        ]
-        halves = [measure("ours", Path(root), options.megabytes // 2) for _ in range(3)]
+            {name: seconds(run) for name, run in runs.items()} for _ in range(options.rounds + 1)
+        ][1:]  # the first one warms up
+        memory = [added_memory(Path(root), options.megabytes // part) / 1e6 for part in (1, 2)]
     for name in names:
-        seconds = statistics.median(result[name]["seconds"] for result in rounds)
-        ratio = statistics.median(
-            result[name]["seconds"] / result["ours"]["seconds"] for result in rounds
-        )
-        print(f"{name:10} {options.megabytes / seconds:6.2f} MB/s, ours is {ratio:5.2f} times that")
-    whole, half = (
-        statistics.median(result["grown"] for result in results) / 1e6
-        for results in ([result["ours"] for result in rounds], halves)
-    )
-    print(f"memory added by ours: {whole:.0f} MB, for half the corpus {half:.0f} MB")
+        rate = options.megabytes / statistics.median(times[name] for times in rounds)
+        ratio = statistics.median(times[name] / times["ours"] for times in rounds)
+        print(f"{name:10} {rate:6.2f} MB/s, ours is {ratio:5.2f} times that")
+    print(f"memory added by ours: {memory[0]:.0f} MB, for half the corpus {memory[1]:.0f} MB")
 
 
 if __name__ == "__main__":
