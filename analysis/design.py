@@ -8,8 +8,7 @@ log L* at a budget far above what the runs may cost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -18,9 +17,7 @@ from scipy.optimize import linprog
 
 from analysis.laws.base import Array, ComputeRule, Law, Problem
 from analysis.notices import AnalysisError
-from analysis.parametric import fit
 from analysis.result import Fit
-from analysis.robust import DELTA, minimise
 from analysis.table import Table
 
 Target = Literal["params", "tokens", "loss"]
@@ -62,28 +59,6 @@ class Plan:
         }
 
 
-@dataclass(frozen=True)
-class Saving:
-    """A plan against a plain grid: FLOPs for the same standard deviation of the log target.
-
-    `grid_sd` and `plan_sd` are measured over simulated tables, not computed; `bound` is the
-    cost below which no design over the candidates reaches that standard deviation, were the law
-    known in advance.
-    """
-
-    grid_flops: float
-    plan_flops: float
-    bound: float
-    grid_sd: float
-    plan_sd: float
-    runs: int
-
-    @property
-    def share(self) -> float:
-        """FLOPs saved over the grid's."""
-        return 1 - self.plan_flops / self.grid_flops
-
-
 def candidates(
     low: float, high: float, budgets: int, sizes: int, spread: float, law: Fit
 ) -> pd.DataFrame:
@@ -114,32 +89,40 @@ def next_runs(
     if target not in ("params", "tokens", "loss"):
         raise AnalysisError(f"a plan's target is params, tokens or loss, not {target!r}")
     done = Table.read(table)
-    system = _System(fitted, pd.concat([done.frame, choices], ignore_index=True), flops, target)
+    system = System(fitted, pd.concat([done.frame, choices], ignore_index=True), flops, target)
     have, new = system.rows[: len(done)], system.rows[len(done) :]
     cost = choices["flops"].to_numpy(np.float64)
-    inverse = np.linalg.inv(
-        have.T @ have + RIDGE * np.trace(system.rows.T @ system.rows) * np.eye(have.shape[1])
-    )
+    ridge = RIDGE * np.trace(system.rows.T @ system.rows) * np.eye(have.shape[1])
+    inverse = np.linalg.inv(have.T @ have + ridge)
     before = float(np.sqrt(system.gradient @ inverse @ system.gradient))
+    chosen, steps = _greedy(inverse, system.gradient, new, cost, budget, until)
+    runs = choices.iloc[chosen].reset_index(drop=True)
+    return Plan(runs, target, flops, before, [before, *steps][-1], tuple(steps))
+
+
+def _greedy(
+    inverse: Array, gradient: Array, rows: Array, cost: Array, budget: float, until: float
+) -> tuple[list[int], list[float]]:
+    """Runs by fall of variance per FLOP, each a rank-one update, and the spread after each."""
     chosen: list[int] = []
     steps: list[float] = []
-    left, now = budget, before
+    counts = np.zeros(len(rows), dtype=np.intp)
+    now = float(np.sqrt(gradient @ inverse @ gradient))
     while now > until:
-        reach = new @ inverse
-        fall = (reach @ system.gradient) ** 2 / (1 + np.einsum("np,np->n", reach, new))
-        counts = np.bincount(chosen, minlength=len(new))
-        open_ = (cost <= left) & (counts < MOST_REPLICATES)
-        if not open_.any():
+        reach = rows @ inverse
+        fall = (reach @ gradient) ** 2 / (1 + np.einsum("np,np->n", reach, rows))
+        able = (cost <= budget) & (counts < MOST_REPLICATES)
+        if not able.any():
             break
-        best = int(np.argmax(np.where(open_, fall / cost, -1.0)))
+        best = int(np.argmax(np.where(able, fall / cost, -1.0)))
         step = reach[best]
-        inverse = inverse - np.outer(step, step) / (1 + float(step @ new[best]))
-        now = float(np.sqrt(max(system.gradient @ inverse @ system.gradient, 0.0)))
+        inverse = inverse - np.outer(step, step) / (1 + float(step @ rows[best]))
+        now = float(np.sqrt(max(float(gradient @ inverse @ gradient), 0.0)))
+        counts[best] += 1
+        budget -= float(cost[best])
         chosen.append(best)
         steps.append(now)
-        left -= float(cost[best])
-    runs = choices.iloc[chosen].reset_index(drop=True)
-    return Plan(runs, target, flops, before, now, tuple(steps))
+    return chosen, steps
 
 
 def least_cost(
@@ -151,7 +134,7 @@ def least_cost(
     program; run i is done |u_i|/√cost_i times, up to scale. At most as many runs differ as the
     law has parameters, so this design cannot test the law: it is a bound, not a plan.
     """
-    system = _System(fitted, choices, flops, target)
+    system = System(fitted, choices, flops, target)
     root = np.sqrt(choices["flops"].to_numpy(np.float64))
     unit = root / root.max()
     scale = np.linalg.norm(system.rows, axis=0)
@@ -164,51 +147,7 @@ def least_cost(
     return total**2 / sd**2, parts / root * total / sd**2
 
 
-def saving(
-    law: Law,
-    values: Mapping[str, float],
-    grid: pd.DataFrame,
-    choices: pd.DataFrame,
-    *,
-    pilot: pd.DataFrame,
-    flops: float,
-    target: Target = "params",
-    noise: float = 0.005,
-    tables: int = 400,
-    seed: int = 0,
-) -> Saving:
-    """FLOPs that a plan from a noisy pilot saves against a grid, on a planted law.
-
-    The pilot's cost counts. The plan knows only what was fitted to the pilot; both designs are
-    then measured on `tables` simulated tables each. Cheap runs win as long as the law holds for
-    them: leave out of `choices` what is too small or too short to lie on the curve.
-    """
-    planted = {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
-    rng = np.random.default_rng(seed)
-    first = pilot.assign(loss=_measure(law, planted, pilot, noise, rng, 1)[0])
-    fitted = fit(first, law, resamples=0)
-    known = fit(grid.assign(loss=_measure(law, planted, grid, 0.0, rng, 1)[0]), law, resamples=0)
-    unit = _System(known, grid, flops, target, noise)
-    wanted = unit.sd(unit.rows)
-    trusted = _with_noise(fitted, noise)
-    plan = next_runs(trusted, first, choices, flops=flops, target=target, until=wanted)
-    design = pd.concat([pilot, plan.runs], ignore_index=True)
-    sds = [
-        _simulated_sd(law, planted, runs, flops, target, noise, rng, tables)
-        for runs in (grid, design)
-    ]
-    bound, _ = least_cost(_with_noise(known, noise), choices, flops=flops, target=target, sd=wanted)
-    return Saving(
-        grid_flops=float(grid["flops"].sum()),
-        plan_flops=float(design["flops"].sum()),
-        bound=bound,
-        grid_sd=sds[0],
-        plan_sd=sds[1],
-        runs=len(design),
-    )
-
-
-class _System:
+class System:
     """Gradients of log L over σ at rows (N, P), and that of the log target (P,), by coordinates."""
 
     def __init__(
@@ -238,55 +177,18 @@ def _gradient(
     """d log target / dθ by central differences: the target is a closed form of the parameters."""
     steps = 1e-5 * np.eye(len(theta))
     up, down = (
-        np.log(_target(law, problem.natural(theta + sign * steps), rule, flops, target))
+        np.log(target_of(law, problem.natural(theta + sign * steps), rule, flops, target))
         for sign in (1, -1)
     )
     return np.asarray((up - down) / 2e-5)
 
 
-def _target(law: Law, natural_RP: Array, rule: ComputeRule, flops: float, target: Target) -> Array:
+def target_of(
+    law: Law, natural_RP: Array, rule: ComputeRule, flops: float, target: Target
+) -> Array:
+    """The target at `flops` for parameters (R, P) in the order of the law."""
     values = {name: natural_RP[:, p] for p, name in enumerate(law.names)}
     params = law.optimum(values, flops, rule)
     tokens = rule.tokens(flops, params)
     loss = law.predict(values, {"params": params, "tokens": tokens})
     return {"params": params, "tokens": tokens, "loss": loss}[target]
-
-
-def _measure(
-    law: Law,
-    planted: Mapping[str, Array],
-    runs: pd.DataFrame,
-    noise: float,
-    rng: np.random.Generator,
-    tables: int,
-) -> Array:
-    """Losses of simulated tables (tables, N)."""
-    loss = law.predict(planted, {name: runs[name].to_numpy(np.float64) for name in law.columns})
-    return np.asarray(loss * np.exp(noise * rng.standard_normal((tables, len(runs)))))
-
-
-def _simulated_sd(
-    law: Law,
-    planted: Mapping[str, Array],
-    runs: pd.DataFrame,
-    flops: float,
-    target: Target,
-    noise: float,
-    rng: np.random.Generator,
-    tables: int,
-) -> float:
-    """Spread of the log target over fits of simulated tables: half its central 68 %."""
-    columns = {name: runs[name].to_numpy(np.float64) for name in law.columns}
-    log_loss = np.log(_measure(law, planted, runs, noise, rng, tables))
-    problem = law.problem(columns, np.log(law.predict(planted, columns)))
-    theta = problem.coordinates(np.array([float(planted[name]) for name in law.names]))
-    starts = np.repeat(theta[None], tables, axis=0)
-    found = minimise(problem, starts, log_loss, np.ones((1, len(runs))), DELTA, 1e-9).theta_RP
-    logs = np.log(_target(law, problem.natural(found), ComputeRule(), flops, target))
-    low, high = np.quantile(logs, [0.16, 0.84])
-    return float((high - low) / 2)
-
-
-def _with_noise(fitted: Fit, noise: float) -> Fit:
-    """The fit, trusting a noise known from elsewhere rather than a pilot's few residuals."""
-    return replace(fitted, diagnostics=replace(fitted.diagnostics, residual_sd=noise))

@@ -32,6 +32,7 @@ from analysis.plots.frame import framed
 from analysis.profiles import Profile
 from analysis.result import Fit
 from analysis.study import ArchitectureStudy, StudyAnalysis
+from analysis.table import Table
 
 FLOPS = Axis("training compute C (FLOPs)", log=True, powers=True)
 PARAMS = Axis("parameters N", log=True)
@@ -44,18 +45,14 @@ POINTS_OF_A_LINE = 60
 def loss_curves(study: StudyAnalysis, curves: pd.DataFrame | None) -> Chart:
     """Loss against compute for every run, and the envelope below them all (Approach 1).
 
-    `curves` has a row per point of a run: architecture, run, flops, loss.
+    `curves` has a row per point of a run: run, flops, loss.
     """
     sizes = study.table.column("params")
     scale = ColourScale("parameters N", float(sizes.min()), float(sizes.max()))
     panels = []
     for name, part in study.architectures.items():
         points = _points_of(part, curves)
-        size = (
-            dict(zip(part.table.labels("run"), part.table.column("params"), strict=True))
-            if part.table.has("run")
-            else {}
-        )
+        size = dict(zip(_run_names(part.table), part.table.column("params"), strict=True))
         marks: list[Mark] = []
         for run, of_run in points.groupby("run", sort=False):
             colour = log_shade(size.get(str(run), scale.low), scale)
@@ -251,10 +248,15 @@ def comparison(study: StudyAnalysis) -> Chart:
     )
 
 
+def _run_names(table: Table) -> list[str]:
+    if table.has("run"):
+        return [str(label) for label in table.labels("run")]
+    return [f"row {row}" for row in table.frame.index]
+
+
 def _points_of(part: ArchitectureStudy, curves: pd.DataFrame | None) -> pd.DataFrame:
-    frame = part.table.frame
     final = pd.DataFrame({"flops": part.table.flops, "loss": part.table.column("loss")})
-    final["run"] = part.table.labels("run") if "run" in frame else final.index.astype(str)
+    final["run"] = _run_names(part.table)
     if curves is None:
         return final
     mine = curves[curves["run"].astype(str).isin(final["run"])]

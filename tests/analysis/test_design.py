@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from analysis import AnalysisError, Fit, fit
-from analysis.design import candidates, least_cost, next_runs, saving
+from analysis.design import candidates, least_cost, next_runs
 from analysis.laws.chinchilla import CHINCHILLA
+from analysis.saving import saving
 from analysis.synthetic import BESIROGLU, isoflop_grid
 
 COLUMNS = ["params", "tokens", "flops"]
