@@ -70,7 +70,7 @@ class Blend:
 
     def __init__(self, weights: Sequence[float], limits: Sequence[int | None]) -> None:
         self._phases = [_phase(0, weights, limits, (0,) * len(weights))]
-        self.total: int | None = None
+        self.total: int | None = None if self._phases[0].sources else 0
         while self.total is None and any(limits[source] for source in self._phases[-1].sources):
             last = self._phases[-1]
             end = _first_exhausted(last, limits)

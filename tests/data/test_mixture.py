@@ -27,8 +27,6 @@ def test_counts_stay_within_a_few_samples_of_the_weights(weights: list[float], n
 @given(Weights, st.data())
 def test_each_source_gives_its_samples_in_order(weights: list[float], data: st.DataObject) -> None:
     limits = [data.draw(st.none() | st.integers(0, 60)) for _ in weights]
-    if all(limit == 0 for limit in limits):
-        return
     blend = Blend(weights, limits)
     length = 200 if blend.total is None else min(200, blend.total)
     sources, numbers = blend.locate(np.arange(length))
