@@ -119,7 +119,11 @@ class Watched:
         left = self.seconds_left
         over = sum(self.of(run).status in ENDED for run in self.plan.runs)
         parts = [f"{over} of {len(self.plan.runs)} runs ended", f"{self.share:.0%} of the FLOPs"]
-        return ", ".join(parts + ([f"about {show.duration(left)} left"] if left else []))
+        if left:
+            parts.append(f"about {show.duration(left)} left")
+        if not self.running and not self.is_over:
+            parts.append("nothing runs now")
+        return ", ".join(parts)
 
     def of(self, run: RunConfig) -> RunRecord:
         return self.records[run.fingerprint()]

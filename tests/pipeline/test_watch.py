@@ -56,6 +56,12 @@ def test_it_tells_where_every_run_stands(watched: watch.Watched, attempt: Attemp
     assert not watched.is_over
 
 
+def test_it_says_when_nothing_runs(watched: watch.Watched, attempt: Attempt) -> None:
+    attempt("first")
+    watched.refresh()
+    assert watched.headline.endswith("nothing runs now")
+
+
 def test_a_diverged_run_is_named_with_its_reason(watched: watch.Watched, attempt: Attempt) -> None:
     for name in ("first", "second"):
         attempt(name)
