@@ -133,9 +133,9 @@ class Moe(Branch, name="moe"):
             rows_ND = self.expert_group.exchange(rows_ND, counts_E, self._apply_experts)
         rows_ND = restore(rows_ND, order_N)
         per_choice_NKD = rows_ND.view(len(x_ND), self.top_k, -1)
-        if self.gate_input:
-            return per_choice_NKD.sum(1)
-        return (gate_NK[:, None, :] @ per_choice_NKD)[:, 0]
+        if not self.gate_input:
+            per_choice_NKD = per_choice_NKD * gate_NK[..., None]
+        return per_choice_NKD.sum(1)
 
     def _shared(self, x_ND: Tensor, context: Context) -> Tensor:
         assert self.shared is not None
