@@ -17,6 +17,10 @@ class DataError(ValueError):
         return type(self), (str(self), self.key)  # Ray carries errors by pickle
 
 
+class DiskFullError(DataError):
+    """A write for which there was no space left."""
+
+
 def missing_column(where: str, column: str, known: Iterable[str]) -> DataError:
     names = list(known)
     return DataError(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from data.errors import DataError
+from data.errors import DataError, DiskFullError
 
 BLOCK = 1 << 20
 
@@ -75,7 +75,7 @@ def storage_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(folder).free
-            raise DataError(
+            raise DiskFullError(
                 f"the disk of {folder} is full, {free:,} bytes free: make space and run again "
                 "(what is finished is kept)"
             ) from error

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from data.corpus import CorpusConfig, Strict
 from data.documents import SIDES, Tally
-from data.errors import DataError
+from data.errors import DataError, DiskFullError
 from data.files import alone, file_sha256, make_folder, require_space, sha256, write_atomic
 from data.megatron import token_type
 from data.mixture import Mixture, Part
@@ -172,16 +172,19 @@ def _make(
     dtype, tasks = token_type(tokenizer.vocab_size), source.tasks
     records = _kept(job.folder, tasks, verify)
     missing = [task for task in tasks if task.number not in records]
-    text_bytes = sum(piece.size or 0 for task in missing for piece in task.pieces)
-    # Tokenizers of practical sizes make at most one token of two bytes.
-    require_space(job.folder, text_bytes // 2 * dtype.itemsize)
+    require_space(job.folder, _bytes_needed(missing, dtype.itemsize))
     meter = Meter("tokenize", len(tasks), source.report, done=len(records))
 
     def done(task: Task, record: Record) -> None:
         records[task.number] = record
         meter.add(record.tally)
 
-    tokenize(job, missing, source.workers, done)
+    try:
+        tokenize(job, missing, source.workers, done)
+    except DiskFullError as error:
+        left = [task for task in missing if task.number not in records]
+        needed = _bytes_needed(left, dtype.itemsize)
+        raise DataError(f"{error}; about {needed:,} more bytes are needed") from error
     ledger = Tally()
     for task in tasks:
         ledger.add(records[task.number].tally)
@@ -197,6 +200,12 @@ def _make(
         TokenStore.of(job.folder / side, shards, tokenizer.vocab_size, end, dtype).save()
     write_atomic(job.folder / "ledger.json", json.dumps(ledger.to_dict(), indent=1).encode())
     return ledger
+
+
+def _bytes_needed(tasks: Sequence[Task], token_bytes: int) -> int:
+    """Tokenizers of practical sizes make at most one token of two bytes of text."""
+    text_bytes = sum(piece.size or 0 for task in tasks for piece in task.pieces)
+    return text_bytes // 2 * token_bytes
 
 
 def _kept(folder: Path, tasks: list[Task], verify: bool | None) -> dict[int, Record]:

@@ -121,7 +121,9 @@ def test_a_full_disk_keeps_what_was_there_and_names_the_folder(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fill_up)
-        with pytest.raises(DataError, match=rf"the disk of {tmp_path}.* is full, .* bytes free"):
+        with pytest.raises(
+            DataError, match=rf"the disk of {tmp_path}.* is full, .* more bytes are needed"
+        ):
             job(tmp_path)
     assert not list(tmp_path.rglob("*.tmp"))
     kept = {path: path.read_bytes() for path in tmp_path.rglob("*.bin")}
