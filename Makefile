@@ -21,6 +21,12 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(INDEX) -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# Read by tests that compare with it; its own requirements are not needed for that.
+ORACLES := $(VENV)/.oracles
+$(ORACLES): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps megatron-core==0.16.1
+	@touch $@
+
 setup-gpu: setup ## add the CUDA kernels (compiles; needs nvcc and a GPU build of torch)
 	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[gpu]'
 
@@ -32,10 +38,10 @@ check: setup     ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(PACKAGES)
 
-test: check      ## check, then the fast tests
+test: check $(ORACLES) ## check, then the fast tests
 	$(BIN)/pytest -m "not slow and not cuda"
 
-test-all: check  ## check, then every test this machine can run (slow ones too)
+test-all: check $(ORACLES) ## check, then every test this machine can run (slow ones too)
 	$(BIN)/pytest --timeout=1800
 
 format: setup    ## put the code into shape

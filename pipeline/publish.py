@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,26 @@ def publish(tracker: Tracker, analysis: Mapping[str, Any], say: Callable[[str], 
     """Send MLflow what it lacks of an analysis (`StudyAnalysis.to_dict`); only tell an outage."""
     with Forwarder(tracker, tracker.folder / "runs", say):
         pass
-    try:
+    with _outage_told(tracker, say):
         for architecture, part in analysis["architectures"].items():
             tracker.log_fit(architecture, part)
         tracker.log(report_record(tracker.folder))
+
+
+def send(tracker: Tracker, record: Record, say: Callable[[str], None]) -> None:
+    """Send MLflow a record that it lacks; only tell an outage."""
+    with _outage_told(tracker, say):
+        if not tracker.has_record(record):
+            tracker.log(record)
+
+
+@contextmanager
+def _outage_told(tracker: Tracker, say: Callable[[str], None]) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # whatever MLflow or its store raises, all of it is on disk
         reason = scrubbed(str(error)).partition("\n")[0]
-        say(f"MLflow at {scrubbed(tracker.uri)} took no fits ({reason}); `isoflop fit` sends them")
+        say(f"MLflow at {scrubbed(tracker.uri)} took not all ({reason}); the same command sends it")
 
 
 def report_record(study_folder: Path) -> Record:

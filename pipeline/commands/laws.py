@@ -118,6 +118,7 @@ def compare(
     """Two studies' laws side by side, and the gain in compute of the first over the second."""
     from pipeline.compare import compare_studies, comparison_page, comparison_record
     from pipeline.config import load_study
+    from pipeline.publish import send
     from pipeline.study import tracker
 
     study = load_study(first)
@@ -126,4 +127,4 @@ def compare(
         print_json(found.to_dict())
     else:
         console().print(comparison_page(found))
-    tracker(study).log(comparison_record(found))
+    send(tracker(study), comparison_record(found), console(as_json=True).print)
