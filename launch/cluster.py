@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import ray
+from ray._private import ray_constants
 
 QUIET = {
     "RAY_DEDUP_LOGS": "0",
@@ -17,12 +18,12 @@ def local(cpus: int, gpus: int = 0, temp_dir: Path | None = None) -> None:
 
     `temp_dir` must be short: Ray keeps sockets in it, whose paths may have 107 bytes.
     """
+    _on_loopback(True)
     _connect(
         address="local",
         num_cpus=cpus,
         num_gpus=gpus,
         include_dashboard=False,
-        _node_ip_address="127.0.0.1",
         _temp_dir=str(temp_dir) if temp_dir else None,
     )
 
@@ -42,12 +43,20 @@ def connect(address: str) -> None:
             f"cluster address {address} is not on this machine and RAY_AUTH_MODE is {mode}; "
             "allowed: RAY_AUTH_MODE=token"
         )
+    _on_loopback(False)
     _connect(address=address)
 
 
 def shutdown() -> None:
     """Leave the cluster; one that `local` started ends."""
     ray.shutdown()
+
+
+def _on_loopback(alone: bool) -> None:
+    """Ray listens on every interface unless it is told, as on macOS, that no other node will come:
+    this process by the constant it has read already, its children by the environment."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0" if alone else "1"
+    ray_constants.ENABLE_RAY_CLUSTER = not alone
 
 
 def _connect(**options: object) -> None:

@@ -43,7 +43,8 @@ class Gang:
         bundle = {"CPU": float(threads)} | ({"GPU": gpus} if gpus else {})
         self._group = placement_group([bundle] * parallel.ranks, strategy="PACK")
         self._actors = [self._actor(rank, bundle) for rank in range(parallel.ranks)]
-        meeting = self._actors[0].meet.remote(parallel.ranks)
+        is_local = len(ray.nodes()) == 1
+        meeting = self._actors[0].meet.remote(parallel.ranks, is_local)
         place = Place(0, parallel.ranks, cuda=gpus > 0, threads=threads)
         self._joined = [
             actor.join.remote(replace(place, rank=rank), meeting)

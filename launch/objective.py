@@ -1,10 +1,12 @@
 """Model and loss as one module, so that DeepSpeed's hooks see the whole forward pass."""
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from data.batch import Batch
 from models.loss import cross_entropy
@@ -54,6 +56,13 @@ class Objective(nn.Module):
             balance=torch.stack(weighed).sum() if weighed else None,
             reported={name: value.detach() for name, value in out.aux.items()},
         )
+
+
+def recompute_layers(model: Model) -> None:
+    """Keep each layer's input alone for the backward pass, and compute the layer again there."""
+    for layer in model.layers:
+        forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        layer.forward = forward
 
 
 def feed(batch: Batch, rows: slice, device: torch.device) -> Fed:

@@ -2,11 +2,15 @@
 
 import os
 import socket
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+LOOPBACK = "127.0.0.1"
+LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,7 @@ class Place:
     rank: int = 0
     world: int = 1
     local_rank: int = 0
-    address: str = "127.0.0.1"
+    address: str = LOOPBACK
     port: int = 0
     cuda: bool = False
     threads: int = 1
@@ -26,8 +30,9 @@ class Place:
         return replace(self, address=address, port=port)
 
     def environment(self) -> dict[str, str]:
-        """What DeepSpeed reads; without one of the five it falls through to MPI."""
-        return {
+        """What DeepSpeed reads (without one of the five it falls through to MPI), and gloo."""
+        local = {"GLOO_SOCKET_IFNAME": LOOPBACK_INTERFACE} if self.address == LOOPBACK else {}
+        return local | {
             "RANK": str(self.rank),
             "WORLD_SIZE": str(self.world),
             "LOCAL_RANK": str(self.local_rank),

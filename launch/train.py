@@ -22,7 +22,7 @@ from launch.checkpoint import Checkpoints
 from launch.config import RunConfig
 from launch.engine import Engine, prepare
 from launch.journal import End
-from launch.objective import Objective, feed
+from launch.objective import Objective, feed, recompute_layers
 from launch.optimizer import build_optimizer
 from launch.parallel import shares, spread_experts
 from launch.ranks import Ranks
@@ -95,6 +95,8 @@ class Run:
             model = build(ModelConfig.from_dict(config.model))
         spread_experts(model, expert_group, ranks)
         model.init_weights(settings.seed)
+        if settings.activation_checkpointing:
+            recompute_layers(model)
         torch.manual_seed(settings.seed + ranks.rank)
         self.objective = Objective(
             model, label_smoothing=settings.label_smoothing, z_loss=settings.z_loss

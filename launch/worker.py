@@ -12,7 +12,7 @@ from typing import Any
 
 from launch.config import RunConfig
 from launch.journal import End
-from launch.ranks import Place, Ranks, open_store
+from launch.ranks import LOOPBACK, Place, Ranks, open_store
 from launch.watchdog import Watchdog
 
 STOP_FILE = "stop"
@@ -26,9 +26,9 @@ class Worker:
     def __init__(self) -> None:
         self._store: Any = None
 
-    def meet(self, world: int) -> tuple[str, int]:
-        """Rank 0 opens the store that all meet at."""
-        address = "127.0.0.1" if world == 1 else _address()
+    def meet(self, world: int, is_local: bool) -> tuple[str, int]:
+        """Rank 0 opens the store that all meet at, on loopback if all are on one machine."""
+        address = LOOPBACK if is_local else _address()
         self._store, port = open_store(address, world)
         return address, port
 

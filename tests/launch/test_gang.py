@@ -34,6 +34,12 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def test_a_local_cluster_is_on_loopback(ray_cluster: None):
+    import ray
+
+    assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
+
+
 def test_a_warm_worker_repeats_a_cold_one_to_the_bit(run_config: Make, gangs: Any, tmp_path: Path):
     config = run_config("hybrid")
     runs = [gangs.run(config, tmp_path / name) for name in ("first", "second")]

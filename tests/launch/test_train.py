@@ -1,5 +1,6 @@
 """The loop in this process, on one rank."""
 
+import errno
 import math
 import shutil
 from collections.abc import Callable
@@ -8,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from launch import checkpoint
 from launch import train as loop
-from launch.checkpoint import BUFFER, RNG, Pieces
+from launch.checkpoint import BUFFER, RNG, CheckpointError, Pieces
 from launch.config import RunConfig
 from launch.journal import RunRecord, read_run
 from launch.ranks import Ranks
@@ -64,6 +66,35 @@ def test_other_optimizers_learn_and_resume_to_the_bit(
     train(config, tmp_path, ranks)
     assert read_run(tmp_path).attempts[-1].resumed_from == 6
     assert curve(read_run(tmp_path)) == curve(whole)
+
+
+def test_recomputed_activations_change_nothing(run_config: Make, ranks: Ranks, tmp_path: Path):
+    train(run_config("hybrid"), tmp_path / "kept", ranks)
+    train(run_config("hybrid", train__activation_checkpointing=True), tmp_path / "again", ranks)
+    kept, again = read_run(tmp_path / "kept"), read_run(tmp_path / "again")
+    assert curve(kept) == curve(again)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it_whole(
+    run_config: Make, ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = run_config(train__checkpoint_every=4, train__keep_checkpoints=3)
+    whole = tmp_path / "whole"
+    train(config, whole, ranks)
+    healthy, folder = checkpoint.save_file, tmp_path / "run"
+
+    def full(tensors, path):
+        if "draft-8" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        healthy(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(CheckpointError, match=r"draft-8.* bytes cannot be written: .*No space"):
+        train(config, folder, ranks)
+    monkeypatch.undo()
+    train(config, folder, ranks)
+    assert read_run(folder).attempts[-1].resumed_from == 4
+    assert curve(read_run(folder)) == curve(read_run(whole))
 
 
 def test_accumulation_changes_nothing_but_rounding(run_config: Make, ranks: Ranks, tmp_path: Path):
