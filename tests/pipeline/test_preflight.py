@@ -1,5 +1,7 @@
 """Expected time: the makespan is a bound kept, and a measurement is made once for a plan."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,15 +20,7 @@ def test_one_slot_takes_the_sum():
     assert makespan([3.0, 1.0, 2.0], 1) == pytest.approx(6.0)
 
 
-def test_a_pace_is_linear_in_steps_and_flops():
-    class Run:
-        class train:
-            steps = 10
-
-    import pipeline.preflight as module
-
-    original, module.run_flops = module.run_flops, lambda run: 1e9
-    try:
-        assert Pace(overhead=0.002, per_flop=1e-10).seconds(Run) == pytest.approx(0.12)
-    finally:
-        module.run_flops = original
+def test_a_pace_is_linear_in_steps_and_flops(monkeypatch):
+    monkeypatch.setattr("pipeline.preflight.run_flops", lambda run: 1e9)
+    run = SimpleNamespace(train=SimpleNamespace(steps=10))
+    assert Pace(overhead=0.002, per_flop=1e-10).seconds(run) == pytest.approx(0.12)
