@@ -22,9 +22,10 @@ def main() -> None:
         subprocess.run([*command, *overrides, f"output={folder}"], check=True)
         [record] = Path(folder).glob("*/sweeps.jsonl")
         found = json.loads(record.read_text().splitlines()[-1])
+    trained, wall = found["train_seconds"], found["wall_seconds"]
     print(
-        f"{found['runs']} runs on {found['slots']} slots: {found['train_seconds']:.0f} s of training "
-        f"in {found['wall_seconds']:.0f} s of wall clock; busy {found['busy']:.2f} (goal {GOAL})"
+        f"{found['runs']} runs on {found['slots']} slots: {trained:.0f} s of training in {wall:.0f} s "
+        f"of wall clock; busy {found['busy']:.2f} (goal {GOAL})"
     )
 
 

@@ -62,21 +62,41 @@ def test_a_bad_budget_of_a_prediction_is_refused(run, tmp_path):
 
 def test_doctor_prints_json_and_nothing_else(run):
     command = [str(Path(sys.executable).with_name("isoflop")), "doctor", "--json"]
-    findings = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    findings = json.loads(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    )
     assert findings["packages"]["torch"]
     assert all(rate > 0 for rate in findings["matmul_flops_per_second"].values())
 
 
 def test_cost_is_exact_and_takes_overrides(run):
-    code, out, _ = run("cost", "llama", "branches.attention.n_kv_heads=2", "--width", "64", "--depth", "4", "--vocabulary", "1024", "--sequence-length", "128", "--json")
+    code, out, _ = run(
+        "cost",
+        "llama",
+        "branches.attention.n_kv_heads=2",
+        "--width",
+        "64",
+        "--depth",
+        "4",
+        "--vocabulary",
+        "1024",
+        "--sequence-length",
+        "128",
+        "--json",
+    )
     found = json.loads(out)
     assert code == 0
-    assert found["params"]["total"] == found["params"]["embedding"] + found["params"]["head"] + found["params"]["trunk"]
+    assert (
+        found["params"]["total"]
+        == found["params"]["embedding"] + found["params"]["head"] + found["params"]["trunk"]
+    )
     assert found["training_flops_per_token"] == 3 * found["flops_per_token"]["total"]
 
 
 def test_cost_of_a_shape_that_cannot_be_is_refused_with_its_place(run):
-    code, _, err = run("cost", "llama", "branches.attention.n_heads=3", "--width", "64", "--depth", "4")
+    code, _, err = run(
+        "cost", "llama", "branches.attention.n_heads=3", "--width", "64", "--depth", "4"
+    )
     assert code == 2
     assert "override 'branches.attention.n_heads=3'" in err
     assert "allowed: 1, 2, 4" in err
@@ -85,13 +105,34 @@ def test_cost_of_a_shape_that_cannot_be_is_refused_with_its_place(run):
 def test_any_csv_is_fitted(run, tmp_path):
     rows = ["size,D,loss"]
     for size in (1e6, 4e6, 1.6e7, 6.4e7):
-        rows += [f"{size},{d},{1.7 + 400 / size**0.34 + 410 / d**0.28}" for d in (2e7, 1e8, 5e8, 2e9)]
+        rows += [
+            f"{size},{d},{1.7 + 400 / size**0.34 + 410 / d**0.28}" for d in (2e7, 1e8, 5e8, 2e9)
+        ]
     (tmp_path / "runs.csv").write_text("\n".join(rows))
-    code, out, _ = run("fit", str(tmp_path / "runs.csv"), "--column", "params=size", "--column", "tokens=D", "--resamples", "100", "--json")
+    code, out, _ = run(
+        "fit",
+        str(tmp_path / "runs.csv"),
+        "--column",
+        "params=size",
+        "--column",
+        "tokens=D",
+        "--resamples",
+        "100",
+        "--json",
+    )
     found = json.loads(out)
     assert code == 0
     assert found["parameters"]["alpha"] == pytest.approx(0.34, rel=1e-4)
-    assert set(found) >= {"law", "parameters", "intervals", "derived", "warnings", "excluded", "objective", "identifiable"}
+    assert set(found) >= {
+        "law",
+        "parameters",
+        "intervals",
+        "derived",
+        "warnings",
+        "excluded",
+        "objective",
+        "identifiable",
+    }
 
 
 def test_a_csv_without_a_column_is_refused(run, tmp_path):

@@ -120,7 +120,9 @@ def test_what_a_study_names_is_looked_at_before_anything_starts(study, tmp_path)
     assert "study.yaml:2:43: corpus.source.root: there is no corpus at /nowhere" in message
     missing = study("{kind: bpe, vocab_size: 512}", "{kind: file, path: none.json}")
     assert "tokenizer.path: cannot read the tokenizer none.json" in refusal(missing, check=True)
-    heads = study("{recipe: llama}", "{recipe: llama, override: {branches: {attention: {n_heads: 5}}}}")
+    heads = study(
+        "{recipe: llama}", "{recipe: llama, override: {branches: {attention: {n_heads: 5}}}}"
+    )
     message = refusal(heads, check=True)
     assert "study.yaml:5:60: architectures.dense.recipe.branches.attention.n_heads: " in message
     assert "5" in message
@@ -131,7 +133,10 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(study, tmp_path):
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "<|endoftext|>": 1}, []))
     tokenizer.add_special_tokens(["<|endoftext|>"])
     tokenizer.save(str(tmp_path / "t.json"))
-    path = study("{kind: bpe, vocab_size: 512}", "{kind: file, path: %s, vocab_size: 512}" % (tmp_path / "t.json"))
+    path = study(
+        "{kind: bpe, vocab_size: 512}",
+        "{kind: file, path: %s, vocab_size: 512}" % (tmp_path / "t.json"),
+    )
     assert "tokenizer.vocab_size: " in (message := refusal(path, check=True))
     assert "has a vocabulary of 2, not 512" in message
 

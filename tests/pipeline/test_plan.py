@@ -12,7 +12,14 @@ from models import ModelConfig, build, cost
 from pipeline.config import Study
 from pipeline.plan import Plan, Tokens, make_plan, row, run_flops, run_folder, run_tokens, short
 
-TOKENS = Tokens(Path("/t/tokenizer.json"), Path("/t/train"), Path("/t/heldout"), "f" * 64, unique=10**12, vocab_size=1024)
+TOKENS = Tokens(
+    Path("/t/tokenizer.json"),
+    Path("/t/train"),
+    Path("/t/heldout"),
+    "f" * 64,
+    unique=10**12,
+    vocab_size=1024,
+)
 PLANTED = {"E": 1.7, "A": 60.0, "alpha": 0.37, "B": 300.0, "beta": 0.34}
 
 
@@ -41,7 +48,9 @@ def test_every_budget_is_spent_exactly_by_distinct_sizes_on_both_sides_of_the_op
         assert np.allclose(runs["flops"], budget, rtol=0.02)
         ratio = runs["tokens"] / runs["params"]
         assert ratio.min() < 20 < ratio.max()
-        assert 2 < runs["params"].max() / math.sqrt(runs["params"].max() * runs["params"].min()) < 4.5
+        assert (
+            2 < runs["params"].max() / math.sqrt(runs["params"].max() * runs["params"].min()) < 4.5
+        )
 
 
 def test_cost_is_that_of_the_model_which_is_built(plan):
@@ -62,7 +71,9 @@ def test_a_plan_is_a_pure_function_and_reads_back(plan, tmp_path):
 
 
 def test_points_that_cannot_be_run_are_named_with_their_rule():
-    limited = make_plan(study(min_steps=400, max_epochs=1.0), Tokens(**(vars(TOKENS) | {"unique": 10**7})))
+    limited = make_plan(
+        study(min_steps=400, max_epochs=1.0), Tokens(**(vars(TOKENS) | {"unique": 10**7}))
+    )
     assert {point.rule for point in limited.skipped} == {"min_steps", "max_epochs"}
     assert all(run.train.steps >= 400 for run in limited.runs)
     assert len(limited.runs) + len(limited.skipped) == 21
@@ -75,12 +86,16 @@ def test_seeds_multiply_the_grid():
 def test_a_planted_law_is_recovered_through_planner_table_and_fitter(plan):
     frame = pd.DataFrame([row(run) | {"status": "finished"} for run in plan.runs])
     p = PLANTED
-    frame["loss"] = p["E"] + p["A"] / frame["params"] ** p["alpha"] + p["B"] / frame["tokens"] ** p["beta"]
+    frame["loss"] = (
+        p["E"] + p["A"] / frame["params"] ** p["alpha"] + p["B"] / frame["tokens"] ** p["beta"]
+    )
     fit = analyze(frame, [1e11, 1e12, 1e13], resamples=100).architectures["dense"].approach3
     for name, planted in PLANTED.items():
         assert fit.parameters[name].value == pytest.approx(planted, rel=1e-4), name
 
 
-@pytest.mark.parametrize(("count", "text"), [(950, "950"), (61440, "61.4k"), (1.2e6, "1.2m"), (3e9, "3b")])
+@pytest.mark.parametrize(
+    ("count", "text"), [(950, "950"), (61440, "61.4k"), (1.2e6, "1.2m"), (3e9, "3b")]
+)
 def test_short(count, text):
     assert short(count) == text
