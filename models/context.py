@@ -16,13 +16,11 @@ State = dict[str, Tensor]
 @dataclass
 class Context:
     """One forward pass. `segments_BT` numbers the documents packed in a row, in runs;
-    `positions_BT` restart in each; `offset` is how many positions the states already hold;
-    `memory_BSD` is an encoder's output. `state` is the running branch's own slot, or None."""
+    `positions_BT` restart in each; `offset` is how many positions the states already hold; `state`
+    is the running branch's own slot, or None."""
 
     segments_BT: Tensor | None = None
     positions_BT: Tensor | None = None
-    memory_BSD: Tensor | None = None
-    memory_segments_BS: Tensor | None = None
     offset: int = 0
     state: State | None = None
     _memo: dict[Any, Any] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from models import registry, schema
 from models.errors import Key, RecipeError
 from models.pattern import Layer, parse, tile
 
-__all__ = ["EncoderSpec", "InitSpec", "ModelConfig", "NormSpec", "Recipe", "RecipeError"]
+__all__ = ["InitSpec", "ModelConfig", "NormSpec", "Recipe", "RecipeError"]
 
 Options = Mapping[str, Any]
 
@@ -45,15 +45,6 @@ class DepthSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderSpec:
-    """The encoder beside a decoder that has `cross` branches; `layers` per decoder layer."""
-
-    pattern: str
-    ratio: float = 1.0
-    positions: str | Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A family of models: everything but width, depth and vocabulary.
 
@@ -71,7 +62,6 @@ class Recipe:
     embedding_norm: bool = False
     embedding_scale: bool = False
     logit_softcap: float | None = None
-    encoder: Mapping[str, Any] | EncoderSpec | None = None
     init: str | Mapping[str, Any] | InitSpec = field(default_factory=InitSpec)
     depth: Mapping[str, Any] | DepthSpec = field(default_factory=DepthSpec)
 
@@ -81,8 +71,6 @@ class Recipe:
         init = {"scheme": self.init} if isinstance(self.init, str) else self.init
         object.__setattr__(self, "init", _spec(InitSpec, init, ("init",)))
         object.__setattr__(self, "positions", registry.positions(self.positions, ("positions",)))
-        if self.encoder is not None:
-            object.__setattr__(self, "encoder", _spec(EncoderSpec, self.encoder, ("encoder",)))
         object.__setattr__(self, "branches", self._resolved_branches())
 
     @classmethod
@@ -114,9 +102,6 @@ class Recipe:
     def _resolved_branches(self) -> dict[str, dict[str, Any]]:
         known = registry.branches()
         used = [use.name for layer in self.first_layers + self.layers for use in layer]
-        if isinstance(self.encoder, EncoderSpec):
-            encoder = parse(self.encoder.pattern, ("encoder", "pattern"))
-            used += [use.name for layer in encoder for use in layer]
         for name in used:
             if name not in known and name not in self.branches:
                 raise RecipeError(
