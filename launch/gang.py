@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -119,9 +119,11 @@ def _problem(run: Any) -> str | None:
     try:
         ray.get(run)
     except RayTaskError as error:
-        return f"{type(error.cause).__name__}: {error.cause}"
+        return str(error.cause)
     except RayActorError as error:
         return f"a rank's process died: {str(error).splitlines()[0]}"
+    except RayError as error:
+        return f"{type(error).__name__}: {error}"
     return None
 
 

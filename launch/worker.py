@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from launch.watchdog import Watchdog
 STOP_FILE = "stop"
 """Written into a run's folder, it asks every rank to stop; its text is the status to end with."""
 STOP_SECONDS = 0.5
+
+
+class RankError(RuntimeError):
+    """What went wrong in a rank, in words: not every exception survives the way to the driver."""
 
 
 class Worker:
@@ -49,7 +54,11 @@ class Worker:
             Watchdog(run, rank, config.parallel.step_timeout) as watchdog,
             StopRequest(run) as request,
         ):
-            return train(config, run, self._ranks, request, watchdog.beat)
+            try:
+                return train(config, run, self._ranks, request, watchdog.beat)
+            except Exception as error:
+                traceback.print_exc()
+                raise RankError(f"{type(error).__name__}: {error}") from None
 
 
 class StopRequest:

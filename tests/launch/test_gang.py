@@ -139,3 +139,4 @@ def test_a_failed_start_is_told_from_a_failed_run(
     assert outcome_run.status == "failed"
     assert "nowhere" in outcome_run.end.reason
     assert "did not start" not in outcome_run.end.reason
+    assert "Traceback" in (tmp_path / "run" / "rank-0.log").read_text()
