@@ -196,8 +196,10 @@ def _check(study: Study, resolver: _Resolver) -> None:
         try:
             look()
         except ValueError as error:
-            key = (*prefix, *(getattr(error, "key", None) or ()))
-            faults.append(f"{resolver.where(key)}: {dotted(key)}: {error}")
+            inner: Key = getattr(error, "key", None) or ()
+            key, text = (*prefix, *inner), str(error)
+            text = text.removeprefix(f"{dotted(inner)}: ")
+            faults.append(f"{resolver.where(key)}: {dotted(key)}: {text}")
     if faults:
         raise ConfigError(faults)
 
