@@ -23,10 +23,9 @@ def main() -> None:
         [record] = Path(folder).glob("*/sweeps.jsonl")
         found = json.loads(record.read_text().splitlines()[-1])
     trained, wall = found["train_seconds"], found["wall_seconds"]
-    print(
-        f"{found['runs']} runs on {found['slots']} slots: {trained:.0f} s of training in {wall:.0f} s "
-        f"of wall clock; busy {found['busy']:.2f} (goal {GOAL})"
-    )
+    trained, wall = found["train_seconds"], found["wall_seconds"]
+    print(f"{found['runs']} runs on {found['slots']} slots, {wall:.0f} s of wall clock")
+    print(f"{trained:.0f} s of training steps: busy {found['busy']:.2f} (goal {GOAL})")
 
 
 if __name__ == "__main__":

@@ -47,11 +47,8 @@ def main() -> None:
     print(f"budget {arguments.budget:.3g}, batch {arguments.batch} tokens; held-out nats per token")
     with multiprocessing.get_context("spawn").Pool(processes=2) as pool:
         losses = pool.starmap(train, cases, chunksize=1)
-    print(
-        f"{'run':<34}{'steps':>7}"
-        + "".join(f"{rate:>10g}" for rate in arguments.rates)
-        + "   seconds"
-    )
+    rates = "".join(f"{rate:>10g}" for rate in arguments.rates)
+    print(f"{'run':<34}{'steps':>7}{rates}   seconds")
     width = len(arguments.rates)
     for first in range(0, len(cases), width):
         run, row = cases[first][0], losses[first : first + width]
