@@ -55,9 +55,8 @@ def main() -> None:
         seconds = sum(took for _, took in row) / width
         best = min(loss for loss, _ in row)
         cells = "".join(f"{loss:>9.4f}{'*' if loss == best else ' '}" for loss, _ in row)
-        print(
-            f"{run.name:<34}{run.train.steps:>7}{cells}   {seconds:.1f}  ({short(run_tokens(run))} tokens)"
-        )
+        tokens = short(run_tokens(run))
+        print(f"{run.name:<34}{run.train.steps:>7}{cells}   {seconds:.1f}  ({tokens} tokens)")
 
 
 def _ends(plan: Plan, architecture: str):
