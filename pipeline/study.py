@@ -127,7 +127,7 @@ def _preflight(study: Study, console: Console, machine: Machine) -> Ready:
         plan = make_plan(study, Tokens.of(prepared))
         plan.write(study.folder / "plan.json")
         work.update(0.2, "measuring this machine")
-        seconds = expected_seconds(plan, study.folder / "preflight.json")
+        seconds = expected_seconds(plan, machine.slots, study.folder / "preflight.json")
         work.update(1, f"{len(plan.runs)} runs, {plan.flops:.3g} training FLOPs")
     wall = makespan(seconds.values(), max(machine.slots // study.parallel.ranks, 1))
     console.print(show.preflight(plan, source(study.rule), seconds, machine.slots, wall))
