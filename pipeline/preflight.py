@@ -1,8 +1,8 @@
 """What a plan will take on this machine, measured before anything starts.
 
-A short probe trains the smallest and the largest planned shape of each architecture for a few
-steps, as many at once as will run together, since busy cores slow each other down; a run's time is
-then interpolated between the two, linear in the FLOPs of a step.
+A short probe trains a few planned shapes of each architecture, from the smallest step to the
+largest, as many at once as will run together, since busy cores slow each other down; the other
+runs' steps are interpolated between them by their FLOPs.
 """
 
 from __future__ import annotations
@@ -13,28 +13,32 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
+
+import numpy as np
 
 from launch.config import RunConfig
 from pipeline.atomic import write_text
 from pipeline.config import fingerprint
 from pipeline.plan import Plan, run_flops
 
-PROBE_SECONDS = 0.8
+PROBES = 4
+PROBE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a step = ``overhead`` + ``per_flop`` × FLOPs of the step, for one architecture."""
+    """Measured seconds of steps of one architecture, by their FLOPs, ascending."""
 
-    overhead: float
-    per_flop: float
+    flops: list[float]
+    seconds: list[float]
 
-    def seconds(self, run: RunConfig) -> float:
+    def of(self, run: RunConfig) -> float:
         """Expected training seconds of ``run`` on one slot."""
-        steps = run.train.steps
-        return steps * self.overhead + run_flops(run) * self.per_flop
+        step = float(np.interp(_step_flops(run), self.flops, self.seconds))
+        return run.train.steps * step
 
 
 def expected_seconds(plan: Plan, slots: int, cache: Path) -> dict[str, float]:
@@ -45,9 +49,7 @@ def expected_seconds(plan: Plan, slots: int, cache: Path) -> dict[str, float]:
         paces = _measure(plan, slots)
         document = {"plan": key, "paces": {name: asdict(pace) for name, pace in paces.items()}}
         write_text(cache, json.dumps(document, indent=1) + "\n")
-    return {
-        run.fingerprint(): paces[str(run.labels["architecture"])].seconds(run) for run in plan.runs
-    }
+    return {run.fingerprint(): paces[str(run.labels["architecture"])].of(run) for run in plan.runs}
 
 
 def makespan(seconds: Iterable[float], slots: int) -> float:
@@ -80,27 +82,22 @@ def _step_flops(run: RunConfig) -> float:
 
 
 def _measure(plan: Plan, slots: int) -> dict[str, Pace]:
-    groups = _by_architecture(plan.runs)
-    ends = {
-        name: (min(runs, key=_step_flops), max(runs, key=_step_flops))
-        for name, runs in groups.items()
-    }
+    probes = {name: _spread(runs) for name, runs in _by_architecture(plan.runs).items()}
     workers = max(slots // plan.runs[0].parallel.ranks, 1)
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        times = list(pool.map(_probe, [run for pair in ends.values() for run in pair]))
-    pairs = zip(times[::2], times[1::2], strict=True)
-    return {
-        name: _pace(small, large, fast, slow)
-        for (name, (small, large)), (fast, slow) in zip(ends.items(), pairs, strict=True)
-    }
+        times = pool.map(_probe, [run for runs in probes.values() for run in runs])
+        return {
+            name: Pace([_step_flops(run) for run in runs], list(islice(times, len(runs))))
+            for name, runs in probes.items()
+        }
 
 
-def _pace(small: RunConfig, large: RunConfig, fast: float, slow: float) -> Pace:
-    less, more = _step_flops(small), _step_flops(large)
-    if more < 1.05 * less:
-        return Pace(0.0, fast / less)
-    per_flop = max((slow - fast) / (more - less), 0.0)
-    return Pace(max(fast - per_flop * less, 0.0), per_flop)
+def _spread(runs: list[RunConfig]) -> list[RunConfig]:
+    """A few of the runs, evenly from the one of the smallest step to the one of the largest."""
+    by_step = {_step_flops(run): run for run in runs}
+    sizes = sorted(by_step)
+    chosen = {round(share * (len(sizes) - 1)) for share in np.linspace(0, 1, PROBES)}
+    return [by_step[sizes[position]] for position in sorted(chosen)]
 
 
 def _probe(run: RunConfig) -> float:
@@ -123,6 +120,7 @@ def _probe(run: RunConfig) -> float:
         begin = time.perf_counter()
         for _ in range(run.accumulation):
             torch.autograd.backward(cross_entropy(model.run(tokens).logits, tokens).total)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if device.type == "cuda":

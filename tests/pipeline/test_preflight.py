@@ -20,7 +20,9 @@ def test_one_slot_takes_the_sum():
     assert makespan([3.0, 1.0, 2.0], 1) == pytest.approx(6.0)
 
 
-def test_a_pace_is_linear_in_steps_and_flops(monkeypatch):
-    monkeypatch.setattr("pipeline.preflight.run_flops", lambda run: 1e9)
-    run = SimpleNamespace(train=SimpleNamespace(steps=10))
-    assert Pace(overhead=0.002, per_flop=1e-10).seconds(run) == pytest.approx(0.12)
+def test_a_pace_interpolates_between_measured_steps(monkeypatch):
+    monkeypatch.setattr("pipeline.preflight.run_flops", lambda run: run.flops)
+    pace = Pace(flops=[1e6, 3e6], seconds=[0.01, 0.02])
+    for step_flops, seconds in ((1e6, 0.01), (2e6, 0.015), (3e6, 0.02), (9e6, 0.02)):
+        run = SimpleNamespace(train=SimpleNamespace(steps=10), flops=10 * step_flops)
+        assert pace.of(run) == pytest.approx(10 * seconds)
