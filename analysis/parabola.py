@@ -89,7 +89,9 @@ class Sheet:
         vertex = minimum = None
         if refusal is None:
             log_vertex, depth = self.solve(noise.losses(self))
-            vertex = Estimate.of(np.exp(log_vertex[0]), np.exp(log_vertex[1:]), level)
+            with np.errstate(over="ignore"):  # a nearly straight resample has its vertex nowhere
+                vertices = np.exp(log_vertex)
+            vertex = Estimate.of(vertices[0], vertices[1:], level)
             minimum = Estimate.of(depth[0], depth[1:], level)
         return Profile(
             self.flops,
@@ -146,7 +148,7 @@ def vertex_frontier(flops_G: Array, minimum_RG: Array) -> Array | None:
     """E, K, c of the power law through the vertices' losses (R, 3)."""
     if len(flops_G) < 4:
         return None
-    weights = np.isfinite(minimum_RG).astype(np.float64)
+    weights = (np.isfinite(minimum_RG) & (minimum_RG > 0)).astype(np.float64)
     logs = np.log(np.where(weights > 0, minimum_RG, 1.0))
     problem = ENVELOPE.problem({"flops": flops_G}, logs[0])
     starts = problem.starts(logs[0])

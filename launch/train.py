@@ -159,6 +159,7 @@ class Run:
                     raise DivergedError(f"the loss of step {step + 1} is {loss}")
             if not self.engine.update(factor):
                 raise DivergedError(f"a gradient of step {step + 1} is not finite")
+        self.objective.model.rebalance(losses.reported)
         self.train_seconds += time.perf_counter() - start
         rate = config.train.optimizer.learning_rate * factor
         engine = self.engine
