@@ -13,6 +13,7 @@ from pipeline.config import Study, fingerprint
 from pipeline.plan import Plan
 from pipeline.records import curves
 
+SMOOTHING = 10
 ANALYSIS = Path(__file__).resolve().parent.parent / "analysis"
 
 
@@ -39,8 +40,7 @@ def fit_table(study: Study, plan: Plan, frame: pd.DataFrame) -> dict[str, Any]:
         resamples=study.fit.resamples,
         seed=study.fit.seed,
     )
-    points = curves(study, plan)
-    points = points[points["kind"] == "train"]
+    points = _smoothed(curves(study, plan))
     write(analysis, study.folder / "plots", points)
     write_report(study, plan, frame, points, analysis)
     for name, architecture in analysis.architectures.items():
@@ -50,6 +50,15 @@ def fit_table(study: Study, plan: Plan, frame: pd.DataFrame) -> dict[str, Any]:
     text = json.dumps(document, allow_nan=False, ensure_ascii=False)
     write_text(study.folder / "fits" / "study.json", text)
     return document
+
+
+def _smoothed(points: pd.DataFrame) -> pd.DataFrame:
+    """Training losses along the runs, each the mean of the last ``SMOOTHING`` that were logged."""
+    trained = points[points["kind"] == "train"]
+    losses = trained.groupby("fingerprint")["loss"]
+    return trained.assign(
+        loss=losses.transform(lambda x: x.rolling(SMOOTHING, min_periods=1).mean())
+    )
 
 
 def _key(study: Study, frame: pd.DataFrame) -> str:

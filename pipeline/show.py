@@ -36,7 +36,9 @@ def titled(title: str, table: Table, *notes: str) -> Group:
     return Group(f"[bold]{title}[/]", table, *(f"[dim]{note}[/]" for note in notes))
 
 
-def preflight(plan: Plan, source: str, seconds: dict[str, float], slots: int, wall: float) -> Group:
+def preflight(
+    plan: Plan, source: str, seconds: dict[str, float], left: int, slots: int, wall: float
+) -> Group:
     """What the plan will do, before it does it: one line for each architecture and budget."""
     columns = ["", "FLOPs", "runs", "N", "D", "D/N", "epochs", "steps", "est."]
     table = new_table(columns)
@@ -70,7 +72,7 @@ def preflight(plan: Plan, source: str, seconds: dict[str, float], slots: int, wa
         duration(sum(seconds.values())),
     )
     return titled(
-        f"{len(plan.runs)} runs on {slots} slots, about {duration(wall)} of training",
+        f"{len(plan.runs)} runs, {left} to do on {slots} slots, about {duration(wall)} of training",
         table,
         f"N: parameters ({plan.runs[0].labels['convention']}); D: tokens, of "
         f"{short(plan.tokens.unique)} unique; FLOPs: of training, exact",

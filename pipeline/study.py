@@ -129,8 +129,10 @@ def _preflight(study: Study, console: Console, machine: Machine) -> Ready:
         work.update(0.2, "measuring this machine")
         seconds = expected_seconds(plan, machine.slots, study.folder / "preflight.json")
         work.update(1, f"{len(plan.runs)} runs, {plan.flops:.3g} training FLOPs")
-    wall = makespan(seconds.values(), max(machine.slots // study.parallel.ranks, 1))
-    console.print(show.preflight(plan, source(study.rule), seconds, machine.slots, wall))
+    left = unfinished(jobs(study, plan, seconds))
+    workers = max(machine.slots // study.parallel.ranks, 1)
+    wall = makespan([job.expected for job in left], workers)
+    console.print(show.preflight(plan, source(study.rule), seconds, len(left), machine.slots, wall))
     for line in show.skipped(plan):
         console.print(line, markup=False)
     return Ready(plan, machine.slots, seconds, wall)

@@ -119,9 +119,15 @@ def _profile(profile: Profile, colour: str, labelled: bool) -> Iterator[Mark]:
             "vertex, 95 % interval",
             symbol="star",
             size=8,
-            x_ends=_ends([profile.vertex]),
+            x_ends=_near(_ends([profile.vertex]), profile.params),
             hover=[f"N* = {profile.vertex:.3g} at {budget}"],
         )
+
+
+def _near(ends: tuple[Array, Array], params: Array) -> tuple[Array, Array]:
+    """An interval cut at twice beyond the points, where a profile says nothing more."""
+    low, high = params.min() / 2, params.max() * 2
+    return np.clip(ends[0], low, high), np.clip(ends[1], low, high)
 
 
 def allocation(study: StudyAnalysis) -> Chart:

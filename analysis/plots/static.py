@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +119,17 @@ def _legend(figure: Figure, every: Sequence[Axes]) -> None:
             list(entries.values()),
             list(entries),
             loc="outside lower center",
-            ncols=min(len(entries), 3 * len(every)),
+            ncols=min(len(entries), _columns(figure, entries)),
             frameon=False,
             handlelength=1.6,
             columnspacing=1.4,
         )
+
+
+def _columns(figure: Figure, labels: Iterable[str]) -> int:
+    """How many legend entries fit beside each other, by the longest: 17 letters an inch."""
+    entry = max(map(len, labels)) / 17 + 0.5
+    return max(int(figure.get_figwidth() / entry), 1)
 
 
 def _panel(axes: Axes, panel: Panel) -> None:
