@@ -11,6 +11,7 @@ from analysis.notices import AnalysisError
 from analysis.result import Fit
 from pipeline.config import Study
 from pipeline.errors import StudyError, nearest
+from pipeline.fit_record import law_path
 from pipeline.plan import Plan, Shape, make_run
 from pipeline.show import interval, new_table, titled
 
@@ -64,7 +65,7 @@ def fit_of(study: Study, architecture: str) -> Fit:
     Raises:
         StudyError: none was.
     """
-    path = study.folder / "fits" / f"{architecture}.json"
+    path = law_path(architecture, study.folder)
     if not path.is_file():
         raise StudyError(f"{path}: no fitted law; `isoflop fit {study.name}` fits what is finished")
     return Fit.from_json(path.read_text())

@@ -10,6 +10,7 @@ import pandas as pd
 
 from pipeline.atomic import write_text
 from pipeline.config import Study, fingerprint
+from pipeline.fit_record import law_path
 from pipeline.plan import Plan
 from pipeline.records import curves
 
@@ -45,7 +46,7 @@ def fit_table(study: Study, plan: Plan, frame: pd.DataFrame) -> dict[str, Any]:
     write_report(study, plan, frame, points, analysis)
     for name, architecture in analysis.architectures.items():
         if architecture.approach3 is not None:
-            write_text(study.folder / "fits" / f"{name}.json", architecture.approach3.to_json())
+            write_text(law_path(name, study.folder), architecture.approach3.to_json())
     document = {"key": _key(study, frame), "analysis": analysis.to_dict()}
     text = json.dumps(document, allow_nan=False, ensure_ascii=False)
     write_text(study.folder / "fits" / "study.json", text)

@@ -13,6 +13,7 @@ from pipeline.config import Study
 from pipeline.plan import Plan
 from pipeline.records import table
 from pipeline.show import status as status_table
+from pipeline.sweep import DONE
 
 REFRESH_SECONDS = 2.0
 
@@ -33,6 +34,6 @@ def show_status(study: Study, console: Console, watch: bool) -> None:
         while True:
             frame = table(study, plan)
             live.update(status_table(frame), refresh=True)
-            if frame["status"].isin(["finished", "diverged"]).all():
+            if frame["status"].isin(DONE).all():
                 return
             time.sleep(REFRESH_SECONDS)
