@@ -5,6 +5,7 @@ behind its start. One that failed in any way is closed and never used again: a n
 seconds, and a process group with a lost member cannot be mended.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util import get_node_ip_address
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from launch.config import ParallelConfig, RunConfig
-from launch.journal import FILE, End, Journal, Status, read_progress
+from launch.journal import FILE, End, FencedError, Journal, Status, read_progress
 from launch.ranks import Place
 from launch.watchdog import blame
 from launch.worker import STOP_FILE, Worker
@@ -35,15 +37,19 @@ class Outcome:
 
 
 class Gang:
-    """`parallel.ranks` processes of `parallel.threads` CPUs, packed on one node if they fit."""
+    """`parallel.ranks` processes of `parallel.threads` CPUs, packed on one node if they fit.
 
-    def __init__(self, parallel: ParallelConfig) -> None:
-        self.parallel = parallel
+    With the `epoch` of its driver's lease it claims each run, and leaves alone those that a later
+    driver has claimed.
+    """
+
+    def __init__(self, parallel: ParallelConfig, epoch: int | None = None) -> None:
+        self.parallel, self._epoch = parallel, epoch
         threads, gpus = parallel.threads or 1, parallel.gpus_per_rank
         bundle = {"CPU": float(threads)} | ({"GPU": gpus} if gpus else {})
         self._group = placement_group([bundle] * parallel.ranks, strategy="PACK")
         self._actors = [self._actor(rank, bundle) for rank in range(parallel.ranks)]
-        is_local = len(ray.nodes()) == 1
+        is_local = sum(node["Alive"] for node in ray.nodes()) == 1
         meeting = self._actors[0].meet.remote(parallel.ranks, is_local)
         place = Place(0, parallel.ranks, cuda=gpus > 0, threads=threads)
         self._joined = [
@@ -62,12 +68,18 @@ class Gang:
             ),
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(int(bundle["CPU"]))}},
         }
-        return ray.remote(Worker).options(**options).remote()
+        return ray.remote(Worker).options(**options).remote(get_node_ip_address)
 
     def submit(self, config: RunConfig, folder: Path) -> None:
-        """Begin the run in `folder`, or go on with it; returns at once."""
+        """Begin the run in `folder`, or go on with it; returns at once.
+
+        Raises `FencedError` if a later driver has claimed the run.
+        """
         assert not self._runs, "one run at a time"
         folder.mkdir(parents=True, exist_ok=True)
+        if self._epoch is not None:
+            with Journal(folder / FILE, self._epoch) as journal:
+                journal.claim()
         (folder / STOP_FILE).unlink(missing_ok=True)
         config.write(folder / "config.json")
         self._folder = folder
@@ -77,7 +89,8 @@ class Gang:
     def stop(self, status: Status = "preempted") -> None:
         """Ask the run to save its state and end with this status."""
         assert self._folder, "no run was submitted"
-        (self._folder / STOP_FILE).write_text(status)
+        with contextlib.suppress(FencedError), Journal(self._folder / FILE, self._epoch):
+            (self._folder / STOP_FILE).write_text(status)
 
     def outcome(self) -> Outcome | None:
         """The run's end, once; None while it goes on."""
@@ -100,10 +113,12 @@ class Gang:
         if started := _problem_of_any(self._joined):
             reason = f"the gang did not start: {started}"
         step = read_progress(self._folder).step
-        with Journal(self._folder / FILE) as journal:
-            journal.append(
-                {"kind": "end", "step": step, "status": "failed", "reason": reason}, sync=True
-            )
+        end = {"kind": "end", "step": step, "status": "failed", "reason": reason}
+        with (
+            contextlib.suppress(FencedError),
+            Journal(self._folder / FILE, self._epoch) as journal,
+        ):
+            journal.append(end, sync=True)
         return Outcome("failed", reason, step, is_worker_sound=False)
 
     def close(self) -> None:

@@ -2,7 +2,9 @@
 
 The attempt number is the fencing epoch. A writer that finds lines which it did not write knows
 that a later attempt has taken over, and stops (`FencedError`); readers drop whatever an earlier
-attempt wrote after a later one began, or past the step that the later one resumed from.
+attempt wrote after a later one began, or past the step that the later one resumed from. A driver
+claims a run before its gang starts it, with the epoch of its lease of the study: that fences every
+writer before, and every driver of an earlier epoch.
 """
 
 import fcntl
@@ -22,16 +24,20 @@ Status = Literal[
 ENDED: tuple[Status, ...] = ("finished", "diverged", "failed", "preempted", "cancelled")
 FILE = "journal.jsonl"
 TAIL_BYTES = 16384
+CLAIM = b'{"kind":"claim"'
 
 
 class FencedError(RuntimeError):
-    """Another attempt writes this journal now."""
+    """Another attempt writes this journal now, or a later driver has claimed the run."""
 
 
 class Journal:
-    """The writer. Opening it cuts off a torn last line; `begin` opens the next attempt."""
+    """The writer. Opening it cuts off a torn last line; `begin` opens the next attempt.
 
-    def __init__(self, path: Path) -> None:
+    `epoch` is a driver's; opening raises `FencedError` where one of a later epoch has claimed.
+    """
+
+    def __init__(self, path: Path, epoch: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self.path = path
@@ -42,6 +48,14 @@ class Journal:
                 os.ftruncate(self._fd, self._end)
         last = _last_record(data)
         self.attempt: int = last["attempt"] if last else 0
+        self._driver = {} if epoch is None else {"epoch": epoch}
+        if epoch is not None and (claimed := _claimed(data)) > epoch:
+            os.close(self._fd)
+            raise FencedError(f"{path} is claimed by the driver of epoch {claimed}, not {epoch}")
+
+    def claim(self) -> None:
+        """Whoever wrote before this writes no more."""
+        self.append({"kind": "claim"}, sync=True)
 
     def begin(self, **start: Any) -> None:
         self.attempt += 1
@@ -49,7 +63,8 @@ class Journal:
 
     def append(self, record: dict[str, Any], *, sync: bool = False) -> None:
         """Write one line at once; `sync` waits until the disk has it. Raises `FencedError`."""
-        stamped = {"kind": record["kind"], "time": time.time(), "attempt": self.attempt, **record}
+        stamp = {"time": time.time(), "attempt": self.attempt, **self._driver}
+        stamped = {"kind": record["kind"], **stamp, **record}
         line = json.dumps(_finite(stamped), allow_nan=False, separators=(",", ":")).encode() + b"\n"
         with _locked(self._fd):
             if os.fstat(self._fd).st_size != self._end:
@@ -264,6 +279,12 @@ def _records(data: bytes) -> Iterator[dict[str, Any]]:
 def _last_record(data: bytes) -> dict[str, Any] | None:
     lines = data[: data.rfind(b"\n") + 1].splitlines()[-1:]
     return json.loads(lines[0]) if lines else None
+
+
+def _claimed(data: bytes) -> int:
+    """The epoch of the last claim; 0 without one."""
+    line = data[max(data.rfind(CLAIM), 0) :].partition(b"\n")[0]
+    return int(json.loads(line)["epoch"]) if line.startswith(CLAIM) else 0
 
 
 T = TypeVar("T")

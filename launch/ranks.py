@@ -2,26 +2,26 @@
 
 import os
 import socket
-import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 
 LOOPBACK = "127.0.0.1"
-LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank stands in its gang; `address:port` is rank 0's store."""
+    """Where a rank stands in its gang; `address:port` is rank 0's store, `own` its own address."""
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
     address: str = LOOPBACK
     port: int = 0
+    own: str = LOOPBACK
     cuda: bool = False
     threads: int = 1
 
@@ -31,8 +31,10 @@ class Place:
 
     def environment(self) -> dict[str, str]:
         """What DeepSpeed reads (without one of the five it falls through to MPI), and gloo."""
-        local = {"GLOO_SOCKET_IFNAME": LOOPBACK_INTERFACE} if self.address == LOOPBACK else {}
-        return local | {
+        interface = interface_of(self.own)
+        return {
+            "GLOO_SOCKET_IFNAME": interface,
+            **({} if self.own == LOOPBACK else {"NCCL_SOCKET_IFNAME": interface}),
             "RANK": str(self.rank),
             "WORLD_SIZE": str(self.world),
             "LOCAL_RANK": str(self.local_rank),
@@ -79,6 +81,18 @@ class Ranks:
 
     def barrier(self) -> None:
         self.sum(0)
+
+
+def interface_of(address: str) -> str:
+    """The network interface that has this address of this machine.
+
+    Left alone, gloo takes the one that the host's name resolves to, which on Debian is loopback.
+    """
+    wanted = LOOPBACK if address.startswith("127.") else address
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(found.address == wanted for found in addresses):
+            return name
+    raise RuntimeError(f"no network interface of this machine has the address {address}")
 
 
 def open_store(address: str, world: int) -> tuple[Any, int]:

@@ -3,11 +3,11 @@
 import contextlib
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +28,23 @@ class RankError(RuntimeError):
 class Worker:
     """Methods are called in order, one at a time, and in the process's main thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: Callable[[], str] = lambda: LOOPBACK) -> None:
+        """`address` gives this node's, as its peers see it."""
+        self._address = address
         self._store: Any = None
 
     def meet(self, world: int, is_local: bool) -> tuple[str, int]:
         """Rank 0 opens the store that all meet at, on loopback if all are on one machine."""
-        address = LOOPBACK if is_local else _address()
+        address = LOOPBACK if is_local else self._address()
         self._store, port = open_store(address, world)
         return address, port
 
     def join(self, place: Place, meeting: tuple[str, int]) -> None:
         """Join the gang and import what training needs, so that the first run starts warm."""
-        os.environ.update(place.at(*meeting).environment())
-        self._ranks = Ranks(place.at(*meeting), self._store)
+        own = LOOPBACK if meeting[0] == LOOPBACK else self._address()
+        place = replace(place.at(*meeting), own=own)
+        os.environ.update(place.environment())
+        self._ranks = Ranks(place, self._store)
         import launch.train  # noqa: F401
 
     def train(self, config_json: bytes, folder: str) -> End:
@@ -103,8 +107,3 @@ def _output_to(path: Path) -> Iterator[None]:
             for stream, before in zip((1, 2), kept, strict=True):
                 os.dup2(before, stream)
                 os.close(before)
-
-
-def _address() -> str:
-    """This machine's address as its peers see it."""
-    return socket.gethostbyname(socket.gethostname())

@@ -15,14 +15,17 @@ __all__ = ["app", "laws", "machine", "main", "models", "studies"]
 
 
 def main() -> None:
-    """The entry point: a user's mistake is one clear message and exit code 2, never a traceback."""
+    """The entry point: a user's mistake is one clear message and exit code 2, never a traceback.
+
+    Exit code 3: another process leads the study; 4: another process took the lead of it.
+    """
     try:
         app(standalone_mode=True)
     except Exception as error:
         if os.environ.get("ISOFLOP_DEBUG"):
             raise
         Console(stderr=True, highlight=False).print(_message(error), markup=False, soft_wrap=True)
-        sys.exit(2 if isinstance(error, ValueError | OSError) else 1)
+        sys.exit(getattr(error, "exit_code", 2 if isinstance(error, ValueError | OSError) else 1))
 
 
 def _message(error: Exception) -> str:

@@ -3,6 +3,7 @@
 IsoflopError
 ├── ConfigError    a file or an override is wrong: names file, key, given, allowed
 ├── BusyError      another process leads this study
+├── LostLeadError  another process took the lead of this study
 └── StudyError     the study cannot go on: missing data, no finished run, a stage failed
 """
 
@@ -15,6 +16,8 @@ from difflib import get_close_matches
 class IsoflopError(ValueError):
     """A mistake the user can mend; the command prints its message and no traceback."""
 
+    exit_code = 2
+
 
 class ConfigError(IsoflopError):
     """One or several faults of a configuration, each a line ``file:line:column: key: what``."""
@@ -26,6 +29,14 @@ class ConfigError(IsoflopError):
 
 class BusyError(IsoflopError):
     """Another process leads the study."""
+
+    exit_code = 3
+
+
+class LostLeadError(IsoflopError):
+    """Another process leads the study now, since this one seemed dead to it."""
+
+    exit_code = 4
 
 
 class StudyError(IsoflopError):

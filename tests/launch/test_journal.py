@@ -110,3 +110,23 @@ def test_numbers_that_json_has_not_become_null(tmp_path: Path):
     [point] = read_run(tmp_path).points
     assert point.grad_norm is None
     assert point.aux == {"load": None}
+
+
+def test_a_claim_fences_every_writer_before_it_and_every_driver_of_an_earlier_epoch(tmp_path: Path):
+    path = tmp_path / FILE
+    with Journal(path, epoch=1) as driver:
+        driver.claim()
+    writer = Journal(path)
+    writer.begin(resumed_from=None)
+    writer.append(step(1))
+    with Journal(path, epoch=2) as driver:
+        driver.claim()
+    with pytest.raises(FencedError):
+        writer.append(step(2))
+    with pytest.raises(FencedError, match="epoch 2, not 1"):
+        Journal(path, epoch=1)
+    with Journal(path, epoch=2) as driver:
+        driver.append({"kind": "end", "step": 1, "status": "failed", "reason": "a rank died"})
+    last = json.loads(path.read_text().splitlines()[-1])
+    assert (last["epoch"], read_run(tmp_path).status) == (2, "failed")
+    assert [point.step for point in read_run(tmp_path).points] == [1]
