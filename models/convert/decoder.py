@@ -8,7 +8,7 @@ from typing import Any
 from models.channels.activation import hidden_width
 from models.convert.rules import Rule, both, cat, same, transposed
 from models.errors import RecipeError
-from models.mixers.attention import head_width_for
+from models.limits import head_width_for
 from models.recipe import ModelConfig, Recipe
 
 Norm = Callable[[str, str], Rule]
@@ -164,6 +164,13 @@ def ends(
         make("final_norm.weight", f"{final_norm}.weight"),
     ]
     return rules if config.recipe.tied else [*rules, same("head.weight", "lm_head.weight")]
+
+
+def sample(config: ModelConfig, name: str) -> Any:
+    """One branch as built, to ask what its options came to."""
+    from models.assembly import sample_branch
+
+    return sample_branch(config, name)
 
 
 def hidden(config: ModelConfig, name: str) -> int:

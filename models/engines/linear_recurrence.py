@@ -2,6 +2,9 @@
 
 With a scalar a_t per head it is the state space duality of Mamba-2 (2405.21060, section 6), with a
 fixed one RetNet's retention (2307.08621), with a = 1 linear attention (2006.16236).
+
+`apart` n: positions come in runs of n which are one point in time (the decay stands at the first);
+a query reads a_t S_{t-1}, what was there before its own run (Mamba-3's inputs of rank n).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ def naive(
     log_decay_BTH: Tensor,
     starts_BT: Tensor | None = None,
     state_BHKV: Tensor | None = None,
+    apart: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """One step at a time. Queries and keys may be shared by groups of heads (G divides H)."""
     B, T, H, V = v_BTHV.shape
@@ -34,8 +38,11 @@ def naive(
         if starts_BT is not None:
             state = state.masked_fill(starts_BT[:, t, None, None, None], 0.0)
         outer = k_BTHK[:, t, :, :, None] * v_BTHV[:, t, :, None, :]
-        state = log_decay_BTH[:, t].exp()[..., None, None] * state + outer
-        rows.append(torch.einsum("bhk,bhkv->bhv", q_BTHK[:, t], state))
+        state = log_decay_BTH[:, t].exp()[..., None, None] * state
+        if apart and t % apart == 0:
+            before = state
+        state = state + outer
+        rows.append(torch.einsum("bhk,bhkv->bhv", q_BTHK[:, t], before if apart else state))
     return torch.stack(rows, 1), state
 
 
@@ -47,6 +54,7 @@ def chunked(
     starts_BT: Tensor | None = None,
     state_BHKV: Tensor | None = None,
     chunk: int = 64,
+    apart: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Matmuls inside chunks of Q positions, one state handed from chunk to chunk.
 
@@ -54,7 +62,7 @@ def chunked(
     """
     B, T, H, V = v_BTHV.shape
     G, K = q_BTGK.shape[2:]
-    Q = min(chunk, T)
+    Q = min(chunk * max(apart, 1), T)
     C = -(-T // Q)
     pad = C * Q - T
     if pad:  # padded positions have no key and no decay: they leave the state alone
@@ -64,7 +72,7 @@ def chunked(
     k = k_BTGK.reshape(B, C, Q, G, 1, K).permute(0, 1, 3, 4, 2, 5)
     v = v_BTHV.reshape(B, C, Q, G, H // G, V).permute(0, 1, 3, 4, 2, 5)  # B C G h Q V
     decay = log_decay_BTH.reshape(B, C, Q, G, H // G).permute(0, 1, 3, 4, 2).cumsum(-1)
-    causal = _causal(Q, q.device)
+    causal = _causal(Q, q.device, apart)
     between = decay[..., :, None] - decay[..., None, :]  # from source (last) to target
     runs = None
     if starts_BT is not None:
@@ -101,8 +109,9 @@ def _rows(y_BCGhQV: Tensor, B: int, T: int, H: int, V: int) -> Tensor:
     return y_BCGhQV.permute(0, 1, 4, 2, 3, 5).reshape(B, T, H, V)
 
 
-def _causal(length: int, device: torch.device) -> Tensor:
-    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+def _causal(length: int, device: torch.device, apart: int) -> Tensor:
+    time = torch.arange(length, device=device) // max(apart, 1)
+    return time[:, None] > time if apart else time[:, None] >= time
 
 
 def recur(
@@ -113,9 +122,10 @@ def recur(
     starts_BT: Tensor | None = None,
     state_BHKV: Tensor | None = None,
     chunk: int = 64,
+    apart: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """`naive` by the fastest form for the device; decays and states in float32 at least."""
     dtype = torch.promote_types(v_BTHV.dtype, torch.float32)
     q, k, v, log_decay = (t.to(dtype) for t in (q_BTGK, k_BTGK, v_BTHV, log_decay_BTH))
-    y_BTHV, last = chunked(q, k, v, log_decay, starts_BT, state_BHKV, chunk)
+    y_BTHV, last = chunked(q, k, v, log_decay, starts_BT, state_BHKV, chunk, apart)
     return y_BTHV.to(v_BTHV.dtype), last

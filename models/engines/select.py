@@ -19,6 +19,9 @@ _PYTORCH = {
     "selective_scan": "torch, √T chunks side by side",
     "linear_recurrence": "torch, chunked matmuls",
     "delta_rule": "torch, one triangular system per chunk",
+    "rank_one": "torch, one triangular system per chunk",
+    "diagonal": "torch, √T chunks side by side",
+    "wkv": "torch, one diagonal recurrence",
     "conv": "torch, shifted sums",
     "grouped_matmul": "torch, one matmul per group",
 }

@@ -12,10 +12,14 @@ from torch import Tensor
 from models.engines import (
     conv,
     delta_rule,
+    diagonal,
+    gates,
     grouped_matmul,
     linear_recurrence,
+    rank_one,
     selective_scan,
     softmax,
+    wkv,
 )
 from models.engines.select import available
 from models.engines.softmax import Mask
@@ -144,6 +148,96 @@ def test_delta_rule(length: int, chunk: int, packed: bool) -> None:
 
     assert_same(
         run(delta_rule.chunked, chunk=chunk), run(delta_rule.naive), [q, k, v, decay, rate, state]
+    )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("steps", "apart", "chunk"), [(1, 1, 4), (13, 1, 4), (7, 3, 2)])
+def test_linear_recurrence_of_runs(steps: int, apart: int, chunk: int, packed: bool) -> None:
+    length = steps * apart
+    q, k = randn(B, length, 2, 3), randn(B, length, 2, 3, seed=1)
+    v, decay, state = randn(B, length, 4, 5), randn(B, length, 4), randn(B, 4, 3, 5)
+    first = (torch.arange(length) % apart == 0).double()[None, :, None]
+    segments = documents(steps).repeat_interleave(apart, 1)
+    starts = starts_of(segments) if packed else None
+
+    def run(form: Callable[..., Any], **options: int) -> Callable[..., Any]:
+        return lambda q, k, v, d, s: form(
+            q, k, v, -d.exp() * first, starts, s, apart=apart, **options
+        )
+
+    assert_same(
+        run(linear_recurrence.chunked, chunk=chunk),
+        run(linear_recurrence.naive),
+        [q, k, v, decay, state],
+    )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("length", [1, 2, 16, 19])
+def test_diagonal(length: int, kind: torch.dtype, packed: bool) -> None:
+    n = 2 if kind.is_complex else 1
+    inputs = [randn(B, length, 5 * n), randn(B, length, 5 * n, seed=1), randn(B, 5 * n)]
+    starts = starts_of(documents(length)) if packed else None
+
+    def plain(x: Tensor) -> Tensor:
+        return torch.view_as_complex(x.view(*x.shape[:-1], 5, 2)) if kind.is_complex else x
+
+    def run(form: Callable[..., Any]) -> Callable[..., Any]:
+        def outputs(u: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+            found = form(plain(u), plain(torch.tanh(a)), starts, plain(s))
+            return tuple(torch.view_as_real(x) if kind.is_complex else x for x in found)
+
+        return outputs
+
+    assert_same(run(diagonal.scan), run(diagonal.naive), inputs)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("started", [False, True])
+@pytest.mark.parametrize("length", [1, 2, 16, 19])
+def test_wkv(length: int, started: bool, packed: bool) -> None:
+    k, v, w, u = randn(B, length, 5), randn(B, length, 5, seed=1), randn(5), randn(5, seed=1)
+    a, b, m = randn(B, 5), randn(B, 5, seed=1), randn(B, 5, seed=2).detach()
+    starts = starts_of(documents(length)) if packed else None
+
+    def run(form: Callable[..., Any]) -> Callable[..., Any]:
+        def outputs(k: Tensor, v: Tensor, w: Tensor, u: Tensor, *state: Tensor) -> Tensor:
+            states = (state[0], state[1].exp(), m) if started else None
+            y, (a, b, top) = form(5 * k, v, w.exp(), u, starts, states)
+            return torch.cat([y, (a * top.exp())[:, None], (b * top.exp())[:, None]], 1)
+
+        return outputs
+
+    inputs = [k, v, w, u, *([a, b] if started else [])]
+    assert_same(run(wkv.chunked), run(wkv.naive), inputs)
+
+
+def test_exponential_gates_never_exceed_one() -> None:
+    decay, inputs = -randn(B, 19, 5).exp(), 1000 * randn(B, 19, 5, seed=1)
+    starts = starts_of(documents(19))
+    factors = gates.stabilized(decay, inputs, starts, torch.full((B, 5), 300.0))
+    assert (factors[0] <= 1e-9).all()
+    assert (factors[1] <= 0).all()
+    y, _ = wkv.chunked(inputs, decay, torch.ones(5), torch.ones(5), starts)
+    assert torch.isfinite(y).all()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("length", "chunk"), [(1, 4), (16, 4), (19, 4), (19, 64)])
+def test_rank_one(length: int, chunk: int, packed: bool) -> None:
+    q, k, z, b = (randn(B, length, 2, 3, seed=i) for i in range(4))
+    v, decay, state = randn(B, length, 2, 5), randn(B, length, 2, 3, seed=4), randn(B, 2, 3, 5)
+    starts = starts_of(documents(length)) if packed else None
+
+    def run(form: Callable[..., Any], **options: int) -> Callable[..., Any]:
+        return lambda q, k, v, d, z, b, s: form(
+            q, k, v, -d.sigmoid(), z / 3, b / 3, starts, s, **options
+        )
+
+    assert_same(
+        run(rank_one.chunked, chunk=chunk), run(rank_one.naive), [q, k, v, decay, z, b, state]
     )
 
 

@@ -57,6 +57,7 @@ MAMBA2 = {
     "head_dim": 8,
     "chunk_size": 8,
 }
+RWKV = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 2, "bos_token_id": None}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("gpt2", {"vocab_size": V, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
     ("gpt_neox", SHAPE),
@@ -99,6 +100,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
             "use_mamba_kernels": False,
         },
     ),
+    ("rwkv", {**RWKV, "eos_token_id": None, "rescale_every": 0}),
+    ("rwkv", {**RWKV, "eos_token_id": None, "intermediate_size": 40, "tie_word_embeddings": True}),
 ]
 
 
