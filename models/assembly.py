@@ -50,14 +50,6 @@ def build(config: ModelConfig) -> Model:
     )
 
 
-def validate_branches(config: ModelConfig) -> None:
-    """Build each branch once on the meta device; RecipeError says what does not fit."""
-    uses = {use.name: use for layer in config.layers() for use in layer}
-    with torch.device("meta"):
-        for use in uses.values():
-            _branch(config, use, 0)
-
-
 def sample_branch(config: ModelConfig, name: str) -> Branch:
     """One branch of a config on the meta device, to ask it what its options came to."""
     with torch.device("meta"):
@@ -75,7 +67,7 @@ def _branch(config: ModelConfig, use: Use, layer: int) -> Branch:
         positions=dict(recipe.positions),  # type: ignore[arg-type]
         norm_eps=recipe.norm.eps,  # type: ignore[union-attr]
     )
-    kind: Any = registry.branches()[options.pop("type")]
+    kind = registry.branches()[options.pop("type")].load()
     try:
         branch: Branch = kind(frame, **options)
     except RecipeError as error:

@@ -36,15 +36,13 @@ class Branch(nn.Module):
     With a `context.state` it continues from that state and updates it.
     """
 
-    registered: ClassVar[dict[str, type[Branch]]] = {}
     derived: ClassVar[tuple[str, ...]] = ()
     """Options that only say how others, or initial weights, come about."""
     aux_weights: dict[str, float]
 
     def __init_subclass__(cls, *, name: str | None = None) -> None:
+        """`name` is how a pattern calls the class; `models.registry` reads it from the source."""
         super().__init_subclass__()
-        if name is not None:
-            Branch.registered[name] = cls
 
     def __init__(self) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from models import registry, schema
+from models import limits, registry, schema
 from models.errors import Key, RecipeError
 from models.pattern import Layer, parse, tile
 
@@ -123,7 +123,7 @@ class Recipe:
         if kind not in known:
             raise RecipeError(("branches", name, "type"), kind, sorted(known), "unknown branch")
         rest = {key: value for key, value in options.items() if key != "type"}
-        return {"type": kind, **schema.check(rest, known[kind], ("branches", name))}
+        return {"type": kind, **schema.check(rest, known[kind].options, ("branches", name))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,15 +136,17 @@ class ModelConfig:
     vocab_size: int
 
     def validate(self) -> None:
-        """Build one of every branch on the meta device, and so find what does not fit the width."""
+        """RecipeError if some branch cannot have its options at this width."""
         for name in ("width", "n_layers", "vocab_size"):
             value = getattr(self, name)
             if not schema.matches(value, int) or value < 1:
                 raise RecipeError((name,), value, "a whole number from 1 up", "wrong value")
-        self.layers()
-        from models.assembly import validate_branches
-
-        validate_branches(self)
+        for use in {use.name for layer in self.layers() for use in layer}:
+            options = dict(self.recipe.branches[use])
+            try:
+                limits.check(options.pop("type"), self.width, options)
+            except RecipeError as error:
+                raise error.within("branches", use) from None
 
     def layers(self) -> tuple[Layer, ...]:
         """Every layer, first to last."""

@@ -10,10 +10,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from models.errors import Key, RecipeError
 
+REQUIRED = inspect.Parameter.empty
+Schema = dict[str, tuple[Any, Any]]
+"""Name to (annotation, default, or REQUIRED)."""
+
 
 @cache
-def parameters(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
-    """Name to (annotation, default) of every keyword-only parameter."""
+def parameters(target: Callable[..., Any]) -> Schema:
+    """The schema that every keyword-only parameter of a callable makes."""
     function = vars(target).get("__init__") if isinstance(target, type) else target
     assert callable(function)
     hints = get_type_hints(function)
@@ -24,9 +28,9 @@ def parameters(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def check(options: object, target: Callable[..., Any], key: Key = ()) -> dict[str, Any]:
+def check(options: object, target: Callable[..., Any] | Schema, key: Key = ()) -> dict[str, Any]:
     """`options` with every default filled in; RecipeError on an unknown key or a wrong type."""
-    schema = parameters(target)
+    schema = target if isinstance(target, dict) else parameters(target)
     if not isinstance(options, Mapping):
         raise RecipeError(key, options, "a mapping of " + ", ".join(schema), "not a mapping")
     for name, value in options.items():
@@ -37,7 +41,7 @@ def check(options: object, target: Callable[..., Any], key: Key = ()) -> dict[st
             raise RecipeError((*key, name), value, describe(annotation), "wrong value")
     resolved = {}
     for name, (annotation, default) in schema.items():
-        if name not in options and default is inspect.Parameter.empty:
+        if name not in options and default is REQUIRED:
             raise RecipeError((*key, name), None, describe(annotation), "missing key")
         resolved[name] = options.get(name, default)
     return resolved

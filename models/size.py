@@ -14,7 +14,6 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import islice, takewhile
 
-from models.costs import cost
 from models.errors import RecipeError
 from models.recipe import DepthSpec, ModelConfig, Recipe
 
@@ -33,6 +32,13 @@ def shapes(
     rungs = takewhile(lambda rung: size(rung[0]) <= high, _rungs(recipe, vocab_size))
     found = [config for rung in rungs for config in rung if low <= size(config) <= high]
     return sorted(found, key=size)
+
+
+def check(recipe: Recipe, vocab_size: int) -> None:
+    """RecipeError if the rule has no shape of this recipe; needs no torch."""
+    middle = next(islice(widths(), 40, None))
+    if not _builds(recipe, middle, vocab_size):
+        _rung(recipe, middle, vocab_size)  # raises what is wrong
 
 
 def nearest(
@@ -59,6 +65,8 @@ def params_of(config: ModelConfig, convention: str = "compute") -> int:
     """Parameters of a config under one of `CONVENTIONS`."""
     if convention not in CONVENTIONS:
         raise RecipeError(("convention",), convention, CONVENTIONS, "unknown convention")
+    from models.costs import cost
+
     size: int = getattr(cost(config, 1).params, convention)
     return size
 
@@ -83,9 +91,7 @@ def widths() -> Iterator[int]:
 
 
 def _rungs(recipe: Recipe, vocab_size: int) -> Iterator[list[ModelConfig]]:
-    first = next(islice(widths(), 40, None))
-    if not _builds(recipe, first, vocab_size):
-        _rung(recipe, first, vocab_size)  # raises what is wrong
+    check(recipe, vocab_size)
     return (
         _rung(recipe, width, vocab_size) for width in widths() if _builds(recipe, width, vocab_size)
     )

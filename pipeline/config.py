@@ -8,72 +8,34 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from data.corpus import CorpusConfig, scan
 from data.tokenizer import TokenizerConfig, load
+from launch.conflicts import Layout, expert_counts, refuse_conflicts
 from pipeline.errors import ConfigError, nearest
 from pipeline.faults import describe, dotted
+from pipeline.grids import Grid, Variant
 from pipeline.rules import Rule
+from pipeline.strict import Count, Name, Positive, Strict
 from pipeline.yaml_file import Key, YamlFile, read_yaml
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Convention = Literal["total", "active", "non_embedding", "compute"]
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
-class Strict(BaseModel):
-    """No unknown key, no coercion, no NaN, no change after construction."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 class Architecture(Strict):
-    """A recipe (resolved: a mapping) and what this study changes in it (already merged)."""
+    """A recipe (resolved: a mapping) and what this study changes in it (already merged).
 
-    recipe: dict[str, Any]
-
-
-class IsoflopGrid(Strict):
-    """At each budget, ``sizes`` shapes, a factor ``spread`` on both sides of the expected optimum.
-
-    The optimum is expected where tokens / parameters = ``tokens_per_parameter``; a point that would
-    take fewer than ``min_steps`` optimizer steps or more than ``max_epochs`` passes over the unique
-    tokens is not planned, and named as such.
+    Runs of a higher ``priority`` start first.
     """
 
-    type: Literal["isoflop"]
-    budgets: Annotated[list[Positive], Field(min_length=1, max_length=64)]
-    sizes: Annotated[int, Field(ge=1, le=64)] = 5
-    spread: Annotated[float, Field(gt=1, le=1000)] = 3.0
-    tokens_per_parameter: Positive = 20.0
-    convention: Convention = "compute"
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
-    min_steps: Count = 100
-    max_epochs: Positive = 4.0
-
-    @property
-    def reach(self) -> tuple[float, float]:
-        """The fewest and the most parameters that any budget could want, generously (C = 6ND)."""
-        expected = [math.sqrt(budget / (6 * self.tokens_per_parameter)) for budget in self.budgets]
-        return min(expected) / self.spread / 4, max(expected) * self.spread * 4
-
-    @model_validator(mode="after")
-    def _distinct(self) -> IsoflopGrid:
-        for name in ("budgets", "seeds"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ValueError(
-                    f"{name}: given {values}, where one stands twice; each must differ"
-                )
-        return self
+    recipe: dict[str, Any]
+    priority: int = 0
 
 
 class TrainSettings(Strict):
@@ -93,11 +55,25 @@ class TrainSettings(Strict):
     evaluations: Count = 4
     eval_tokens: Annotated[int, Field(ge=2)] | None = None
     checkpoint_steps: Count | None = 1000
+    micro_batch: Count | None = Field(
+        default=None, description="sequences of one forward pass on a rank; null: no accumulation"
+    )
+    activation_checkpointing: bool = False
     retries: Annotated[int, Field(ge=0, le=100)] = 2
 
 
+class Larger(Strict):
+    """Settings of the runs of ``params`` parameters and more; what is null stays as it was."""
+
+    params: Positive
+    ranks: Count | None = None
+    zero_stage: Literal[0, 1, 2, 3] | None = None
+    expert_parallel: Count | None = None
+    gpus_per_rank: Annotated[float, Field(ge=0)] | None = None
+
+
 class ParallelSettings(Strict):
-    """Ranks of every run, and how its state is sharded over them."""
+    """Ranks of every run, and how its state is sharded over them; other values for larger ones."""
 
     ranks: Annotated[int, Field(ge=1)] = 1
     zero_stage: Literal[0, 1, 2, 3] = 1
@@ -105,6 +81,30 @@ class ParallelSettings(Strict):
         default=None, description="null: all ranks, for models with experts"
     )
     gpus_per_rank: Annotated[float, Field(ge=0)] = 0.0
+    larger: list[Larger] = Field([], max_length=16)
+
+    def at(self, params: float) -> ParallelSettings:
+        """The settings of a run of this size."""
+        changes: dict[str, Any] = {"larger": []}
+        for step in sorted(self.larger, key=lambda step: step.params):
+            if params >= step.params:
+                changes |= step.model_dump(exclude={"params"}, exclude_none=True)
+        return self.model_copy(update=changes)
+
+    @property
+    def steps(self) -> list[ParallelSettings]:
+        """All settings that a run may have."""
+        return [self.at(0), *(self.at(step.params) for step in self.larger)]
+
+    @model_validator(mode="after")
+    def _one_kind_of_device(self) -> ParallelSettings:
+        given = [settings.gpus_per_rank for settings in self.steps]
+        if len({rate > 0 for rate in given}) > 1:
+            listed = ", ".join(f"{rate:g}" for rate in given)
+            raise ValueError(
+                f"gpus_per_rank: given {listed}; allowed: GPUs for runs of all sizes, or for none"
+            )
+        return self
 
 
 class FitSettings(Strict):
@@ -124,19 +124,52 @@ class Study(Strict):
     corpus: CorpusConfig
     tokenizer: TokenizerConfig
     architectures: Annotated[dict[Name, Architecture], Field(min_length=1)]
-    grid: IsoflopGrid
+    grid: Grid
     rule: Rule
     train: TrainSettings = TrainSettings()
     parallel: ParallelSettings = ParallelSettings()
     fit: FitSettings = FitSettings()
     output: Annotated[str, Field(min_length=1)] = "studies"
+    mlflow: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="URI of a store; null: SQLite in the study's folder"
+    )
 
     @model_validator(mode="after")
     def _baseline_is_an_architecture(self) -> Study:
-        if self.fit.baseline is not None and self.fit.baseline not in self.architectures:
-            allowed = ", ".join(self.architectures)
+        if self.fit.baseline is not None and self.fit.baseline not in self.variants:
+            allowed = ", ".join(self.variants)
             raise ValueError(f"fit.baseline: given '{self.fit.baseline}', allowed: {allowed}")
         return self
+
+    @model_validator(mode="after")
+    def _possible(self) -> Study:
+        for variant in self.variants.values():
+            experts = expert_counts(variant.recipe)
+            for settings in self.parallel.steps:
+                spread = settings.expert_parallel or settings.ranks
+                refuse_conflicts(
+                    Layout(
+                        ranks=settings.ranks,
+                        zero_stage=settings.zero_stage,
+                        expert_parallel=spread if experts else 1,
+                        gpus_per_rank=settings.gpus_per_rank,
+                        dtype=self.train.dtype,
+                        optimizer="adamw",
+                        experts=experts,
+                    )
+                )
+        return self
+
+    @cached_property
+    def variants(self) -> dict[str, Variant]:
+        """The architectures that are trained, by name: those of the file as the grid varies them.
+
+        Raises:
+            ValueError: the grid cannot vary one of them.
+        """
+        given = self.architectures.items()
+        found = [v for name, one in given for v in self.grid.variants(name, one.recipe)]
+        return {variant.name: variant for variant in found}
 
     @property
     def folder(self) -> Path:
@@ -163,7 +196,7 @@ def load_study(path: Path | str, overrides: list[str] | None = None, check: bool
     """The study in the YAML file at ``path`` (or the name of one under ``configs/studies/``).
 
     ``check`` also looks at what the study names: that the corpus and the tokenizer are there, and
-    that every recipe makes models (which needs torch).
+    that every recipe makes models (of the sizes wanted: that last check alone needs torch).
 
     Raises:
         ConfigError: every fault found, each with its place, what was given and what is allowed.
@@ -188,9 +221,18 @@ def _check(study: Study, resolver: _Resolver) -> None:
     checks: list[tuple[Key, Callable[[], object]]] = [(("corpus",), lambda: scan(study.corpus))]
     if study.tokenizer.kind == "file":
         checks.append((("tokenizer",), lambda: load(study.tokenizer)))
-    for name, architecture in study.architectures.items():
-        key: Key = ("architectures", name, "recipe")
-        checks.append((key, partial(_check_recipe, study, architecture.recipe)))
+    recipes: list[tuple[Key, dict[str, Any]]] = [
+        (("architectures", name, "recipe"), architecture.recipe)
+        for name, architecture in study.architectures.items()
+    ]
+    checks += [(key, partial(_check_recipe, study, recipe)) for key, recipe in recipes]
+    _raise_faults(checks, resolver)
+    _raise_faults(
+        [(key, partial(_check_sizes, study, recipe)) for key, recipe in recipes], resolver
+    )
+
+
+def _raise_faults(checks: Iterable[tuple[Key, Callable[[], object]]], resolver: _Resolver) -> None:
     faults = []
     for prefix, look in checks:
         try:
@@ -205,6 +247,13 @@ def _check(study: Study, resolver: _Resolver) -> None:
 
 
 def _check_recipe(study: Study, recipe: dict[str, Any]) -> None:
+    from models import Recipe
+    from models.size import check
+
+    check(Recipe.from_dict(recipe), study.tokenizer.vocab_size or 1024)
+
+
+def _check_sizes(study: Study, recipe: dict[str, Any]) -> None:
     from models import Recipe
     from models.size import shapes
 

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from models import limits
 from models.branch import Aux, Branch, Frame
 from models.channels.activation import Activation, activate, hidden_width, is_gated
 from models.channels.dispatch import inverse, restore, spread
@@ -16,7 +17,6 @@ from models.channels.mlp import Mlp
 from models.channels.router import Router, balance_loss
 from models.context import Context
 from models.engines.grouped_matmul import grouped
-from models.errors import RecipeError
 from models.linear import Linear, Role
 
 Experts = Callable[[Tensor, Tensor], Tensor]
@@ -75,7 +75,7 @@ class Moe(Branch, name="moe"):
         router_z_weight: float = 0.001,
     ) -> None:
         super().__init__()
-        _check(n_experts, top_k, n_groups, top_groups)
+        limits.experts(n_experts, top_k, n_groups, top_groups)
         self.n_experts, self.top_k, self.activation = n_experts, top_k, activation
         self.hidden = hidden or hidden_width(frame.width, activation, expansion, multiple)
         self.aux_weights = {"balance": balance_weight, "router_z": router_z_weight}
@@ -176,15 +176,3 @@ class Moe(Branch, name="moe"):
     def expert_ids(self) -> range:
         """Which experts this rank holds."""
         return self.held
-
-
-def _check(n_experts: int, top_k: int, n_groups: int, top_groups: int) -> None:
-    if n_experts % n_groups:
-        divisors = [n for n in range(1, n_experts + 1) if n_experts % n == 0]
-        what = f"does not divide the {n_experts} experts"
-        raise RecipeError(("n_groups",), n_groups, divisors, what)
-    if not 1 <= top_groups <= n_groups:
-        raise RecipeError(("top_groups",), top_groups, f"1 to {n_groups}, n_groups", "out of range")
-    most = n_experts // n_groups * top_groups
-    if not 1 <= top_k <= most:
-        raise RecipeError(("top_k",), top_k, f"1 to the {most} experts in reach", "out of range")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -11,19 +10,10 @@ from torch import Tensor
 from models.branch import Branch, Frame
 from models.context import Context
 from models.engines import softmax
-from models.errors import RecipeError
+from models.limits import kv_heads, split_heads
 from models.linear import Linear
 from models.norm import RMSNorm
 from models.positions import Alibi, Rope, scheme, table_for, turn
-
-
-def head_width_for(width: int) -> int:
-    """The power of two from √(2 D) up, in [16, 128] (768 gives 64, 4096 gives 128), or the next one
-    below that divides the width."""
-    head_width = min(128, max(16, 1 << math.ceil(math.log2(2 * width) / 2)))
-    while width % head_width:
-        head_width //= 2
-    return head_width
 
 
 class Attention(Branch, name="attention"):
@@ -58,7 +48,7 @@ class Attention(Branch, name="attention"):
     ) -> None:
         super().__init__()
         self.n_heads, self.head_width = split_heads(frame.width, n_heads, head_width)
-        self.n_kv_heads = _kv_heads(self.n_heads, n_kv_heads, queries_per_kv)
+        self.n_kv_heads = kv_heads(self.n_heads, n_kv_heads, queries_per_kv)
         self.mask = softmax.Mask(causal, window, stride, local, n_global)
         self.softcap = softcap
         self.scale = scale or self.head_width**-0.5
@@ -135,34 +125,3 @@ def _remember(
         first = max(0, k_BSGK.shape[1] - mask.window + 1)
     state.update(k=k_BSGK[:, first:], v=v_BSGK[:, first:])
     return k_BSGK, v_BSGK
-
-
-def split_heads(width: int, n_heads: int | None, head_width: int | None) -> tuple[int, int]:
-    """Heads and their width from either, both or neither; RecipeError if they do not divide."""
-    if n_heads is not None and head_width is not None:
-        return n_heads, head_width
-    if n_heads is not None:
-        if n_heads < 1 or width % n_heads:
-            divisors = [n for n in range(1, width + 1) if width % n == 0]
-            raise RecipeError(
-                ("n_heads",), n_heads, divisors, f"heads do not divide the width {width}"
-            )
-        return n_heads, width // n_heads
-    head_width = head_width or head_width_for(width)
-    if head_width < 1 or width % head_width:
-        divisors = [n for n in range(1, width + 1) if width % n == 0]
-        raise RecipeError(
-            ("head_width",), head_width, divisors, f"does not divide the width {width}"
-        )
-    return width // head_width, head_width
-
-
-def _kv_heads(n_heads: int, n_kv_heads: int | None, queries_per_kv: int | None) -> int:
-    key = "n_kv_heads" if queries_per_kv is None else "queries_per_kv"
-    given = queries_per_kv if n_kv_heads is None else n_kv_heads
-    if given is None:
-        return n_heads
-    if given < 1 or n_heads % given:
-        divisors = [n for n in range(1, n_heads + 1) if n_heads % n == 0]
-        raise RecipeError((key,), given, divisors, f"does not divide the {n_heads} heads")
-    return given if n_kv_heads is not None else n_heads // given

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from models.branch import Branch, Frame
 from models.context import Context
 from models.engines import softmax
+from models.limits import split_heads
 from models.linear import Linear
-from models.mixers.attention import split_heads
 from models.positions import Rope, scheme, table_for, turn
 
 

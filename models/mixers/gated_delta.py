@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from models.branch import Branch, Frame
 from models.context import Context
 from models.engines import conv, delta_rule
+from models.limits import split_heads
 from models.linear import Linear
-from models.mixers.attention import split_heads
 from models.mixers.mamba import init_dt_bias
 from models.mixers.short_conv import ShortConv
 from models.norm import RMSNorm

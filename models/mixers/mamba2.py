@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from models.branch import Branch, Frame
 from models.context import Context
 from models.engines import conv, linear_recurrence
-from models.errors import RecipeError
+from models.limits import inner_heads
 from models.linear import Linear
-from models.mixers.attention import head_width_for
 from models.mixers.mamba import init_dt_bias
 from models.mixers.short_conv import ShortConv
 from models.norm import RMSNorm
@@ -42,18 +41,10 @@ class Mamba2(Branch, name="mamba2"):
         dt_max: float = 0.1,
     ) -> None:
         super().__init__()
-        self.inner = int(expansion * frame.width)
-        head_width = head_width or min(64, head_width_for(self.inner))
-        if self.inner % head_width:
-            divisors = [n for n in range(1, self.inner + 1) if self.inner % n == 0]
-            what = f"does not divide the inner width {self.inner}"
-            raise RecipeError(("head_width",), head_width, divisors, what)
-        self.n_heads = self.inner // head_width
-        if n_groups < 1 or self.n_heads % n_groups:
-            divisors = [n for n in range(1, self.n_heads + 1) if self.n_heads % n == 0]
-            what = f"does not divide the {self.n_heads} heads"
-            raise RecipeError(("n_groups",), n_groups, divisors, what)
-        self.head_width, self.n_groups, self.n_states = head_width, n_groups, n_states
+        self.inner, self.n_heads, self.head_width = inner_heads(
+            frame.width, expansion, head_width, n_groups
+        )
+        self.n_groups, self.n_states = n_groups, n_states
         self.chunk, self.dt_range = chunk, (dt_min, dt_max)
         self.mixed = self.inner + 2 * n_groups * n_states
         self.into = Linear(frame.width, self.inner + self.mixed + self.n_heads, bias=bias)

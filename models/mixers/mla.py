@@ -8,8 +8,8 @@ from torch import Tensor
 from models.branch import Branch, Frame
 from models.context import Context
 from models.engines import softmax
+from models.limits import head_width_for
 from models.linear import Linear
-from models.mixers.attention import head_width_for
 from models.norm import RMSNorm
 from models.positions import Rope, scheme, table_for, turn
 

@@ -1,0 +1,98 @@
+"""What a branch's options must hold to at a width, without torch, so that a recipe that cannot be
+built is refused before anything heavy is imported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from models.errors import RecipeError
+
+Options = Mapping[str, Any]
+
+
+def head_width_for(width: int) -> int:
+    """The power of two from √(2 D) up, in [16, 128] (768 gives 64, 4096 gives 128), or the next one
+    below that divides the width."""
+    head_width = min(128, max(16, 1 << math.ceil(math.log2(2 * width) / 2)))
+    while width % head_width:
+        head_width //= 2
+    return head_width
+
+
+def split_heads(width: int, n_heads: int | None, head_width: int | None) -> tuple[int, int]:
+    """Heads and their width from either, both or neither; RecipeError if they do not divide."""
+    if n_heads is not None and head_width is not None:
+        return n_heads, head_width
+    if n_heads is not None:
+        divides("n_heads", n_heads, width, f"heads do not divide the width {width}")
+        return n_heads, width // n_heads
+    head_width = head_width or head_width_for(width)
+    divides("head_width", head_width, width, f"does not divide the width {width}")
+    return width // head_width, head_width
+
+
+def kv_heads(n_heads: int, n_kv_heads: int | None, queries_per_kv: int | None) -> int:
+    """Heads of keys and values from their number, their share or neither (as many as queries)."""
+    key = "n_kv_heads" if queries_per_kv is None else "queries_per_kv"
+    given = queries_per_kv if n_kv_heads is None else n_kv_heads
+    if given is None:
+        return n_heads
+    divides(key, given, n_heads, f"does not divide the {n_heads} heads")
+    return given if n_kv_heads is not None else n_heads // given
+
+
+def inner_heads(
+    width: int, expansion: float, head_width: int | None, n_groups: int
+) -> tuple[int, int, int]:
+    """Inner width, heads and their width of a Mamba-2 layer; RecipeError if they do not divide."""
+    inner = int(expansion * width)
+    head_width = head_width or min(64, head_width_for(inner))
+    divides("head_width", head_width, inner, f"does not divide the inner width {inner}")
+    n_heads = inner // head_width
+    divides("n_groups", n_groups, n_heads, f"does not divide the {n_heads} heads")
+    return inner, n_heads, head_width
+
+
+def experts(n_experts: int, top_k: int, n_groups: int, top_groups: int) -> None:
+    """RecipeError unless top_k experts can be chosen from top_groups of n_groups equal groups."""
+    divides("n_groups", n_groups, n_experts, f"does not divide the {n_experts} experts")
+    if not 1 <= top_groups <= n_groups:
+        raise RecipeError(("top_groups",), top_groups, f"1 to {n_groups}, n_groups", "out of range")
+    most = n_experts // n_groups * top_groups
+    if not 1 <= top_k <= most:
+        raise RecipeError(("top_k",), top_k, f"1 to the {most} experts in reach", "out of range")
+
+
+def divides(key: str, given: int, whole: int, what: str) -> None:
+    """RecipeError unless `given` divides `whole`."""
+    if given < 1 or whole % given:
+        divisors = [n for n in range(1, whole + 1) if whole % n == 0]
+        raise RecipeError((key,), given, divisors, what)
+
+
+def check(kind: str, width: int, options: Options) -> None:
+    """RecipeError if a branch of this kind cannot have these (complete) options at a width."""
+    if kind in LIMITS:
+        LIMITS[kind](width, options)
+
+
+def _heads(width: int, options: Options) -> None:
+    n_heads, _ = split_heads(width, options["n_heads"], options["head_width"])
+    if "n_kv_heads" in options:
+        kv_heads(n_heads, options["n_kv_heads"], options.get("queries_per_kv"))
+
+
+LIMITS: dict[str, Callable[[int, Options], object]] = {
+    "attention": _heads,
+    "differential": _heads,
+    "linear_attention": _heads,
+    "gated_delta": _heads,
+    "mamba2": lambda width, options: inner_heads(
+        width, *(options[key] for key in ("expansion", "head_width", "n_groups"))
+    ),
+    "moe": lambda _, options: experts(
+        *(options[key] for key in ("n_experts", "top_k", "n_groups", "top_groups"))
+    ),
+}
