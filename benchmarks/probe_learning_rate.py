@@ -19,7 +19,10 @@ from launch import schedule
 from models import ModelConfig, build
 from models.loss import cross_entropy
 from pipeline.config import load_study
-from pipeline.plan import Plan, Tokens, make_plan, run_tokens, short
+from pipeline.grids.base import short
+from pipeline.plan import Plan, Tokens
+from pipeline.planner import make_plan
+from pipeline.runs import run_tokens
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from data.batch import Batch, causal, rank_rows
 from data.errors import DataError
 from data.heldout import Heldout
 from data.mixture import Blend, Mixture, Part
-from data.order import Indices, Order
+from data.order import Indices, Order, Permutation, key_of
 from data.packing import PackedStore
 from data.store import TokenStore
 
@@ -46,7 +46,8 @@ class Loader:
     adds segments and positions that keep documents apart. `packing` is either the plain stream,
     where each token but the first is the target of one window, or whole documents packed without
     cutting any that fits (`data.packing`), which always keeps them apart. A `Mixture` interleaves
-    several stores by weight.
+    several stores by weight. Of each source only `unique_tokens` are read, if given: a random
+    sample of its sequences, the same for every seed, and part of every larger sample.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Loader:
         separate_documents: bool = False,
         packing: Packing = "concatenate",
         order_length: int | None = None,
+        unique_tokens: int | None = None,
     ) -> None:
         mixture = store if isinstance(store, Mixture) else Mixture((Part("all", store),))
         self.parts = mixture.parts
@@ -77,6 +79,12 @@ class Loader:
             else _Windows(part.store, self.order_length, sequence_length, separate_documents)
             for part in self.parts
         ]
+        if unique_tokens is not None:
+            if self._per_window > 1:
+                raise DataError("unique_tokens has no order_length of its own", ("order_length",))
+            self._sources = [
+                _Sample(source, unique_tokens, sequence_length) for source in self._sources
+            ]
         windows = [source.n_sequences // self._per_window for source in self._sources]
         self._orders = [
             Order(count, seed, source.fingerprint)
@@ -184,6 +192,26 @@ class _Windows:
         windows_BW = np.empty((len(sequences), self._sequence_length + 1), np.int64)
         self.store.gather(sequences * self._sequence_length, windows_BW)
         return causal(windows_BW, self._end)
+
+
+class _Sample:
+    """A random part of a source, `tokens` of it rounded down to whole sequences."""
+
+    def __init__(self, source: _Source, tokens: int, sequence_length: int) -> None:
+        self.n_sequences = tokens // sequence_length
+        if not 1 <= self.n_sequences <= source.n_sequences:
+            most = source.n_sequences * sequence_length
+            raise DataError(
+                f"given {tokens} unique tokens; allowed: {sequence_length} to {most}",
+                ("unique_tokens",),
+            )
+        self.tokens = self.n_sequences * sequence_length
+        self.fingerprint = source.fingerprint
+        self._source = source
+        self._pick = Permutation(source.n_sequences, key_of("sample", source.fingerprint))
+
+    def read(self, sequences: Indices) -> Batch:
+        return self._source.read(self._pick(sequences))
 
 
 def _interleave(batches: list[tuple[Indices, Batch]], size: int) -> Batch:

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+
+from launch.conflicts import Layout, expert_counts, refuse_conflicts
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
@@ -33,6 +35,11 @@ class DataConfig(Section):
         None, description="held-out tokens per evaluation; null: all"
     )
     separate_documents: bool = False
+    unique_tokens: PositiveInt | None = Field(
+        None,
+        description="training tokens that may be seen, a random sample; null: all",
+        exclude_if=lambda given: given is None,
+    )
 
 
 class OptimizerConfig(Section):
@@ -222,63 +229,17 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _experts_divide(self) -> Self:
-        size, ranks = self.parallel.expert_parallel, self.parallel.ranks
-        if size == 1:
-            return self
-        if ranks % size:
-            raise ValueError(
-                f"parallel.expert_parallel is {size}; "
-                f"allowed: a divisor of parallel.ranks, which is {ranks}"
+    def _possible(self) -> Self:
+        parallel, train = self.parallel, self.train
+        refuse_conflicts(
+            Layout(
+                ranks=parallel.ranks,
+                zero_stage=parallel.zero_stage,
+                expert_parallel=parallel.expert_parallel,
+                gpus_per_rank=parallel.gpus_per_rank,
+                dtype=train.dtype,
+                optimizer=train.optimizer.name,
+                experts=expert_counts(self.model),
             )
-        experts = sorted(set(_values(self.model, "n_experts")))
-        if not experts:
-            raise ValueError(
-                f"parallel.expert_parallel is {size}; allowed: 1, since the model has no experts"
-            )
-        for n_experts in experts:
-            if n_experts % size:
-                raise ValueError(
-                    f"parallel.expert_parallel is {size}; "
-                    f"allowed: a divisor of the model's n_experts, which is {n_experts}"
-                )
+        )
         return self
-
-    @model_validator(mode="after")
-    def _zero_can(self) -> Self:
-        stage = self.parallel.zero_stage
-        if stage == 0 and self.train.dtype == "bf16":
-            raise ValueError(
-                "parallel.zero_stage is 0 with train.dtype bf16; allowed with bf16: 1, 2, 3, "
-                "since DeepSpeed's stage 0 scales the first AdamW update wrongly there"
-            )
-        if stage == 3 and self.parallel.expert_parallel > 1:
-            raise ValueError(
-                f"parallel.zero_stage is 3 with parallel.expert_parallel "
-                f"{self.parallel.expert_parallel}; allowed with expert parallelism: 0, 1, 2"
-            )
-        name = self.train.optimizer.name
-        alone = self.parallel.ranks == 1 and self.train.dtype == "fp32"
-        if name != "adamw" and stage > 0 and not alone:
-            raise ValueError(
-                f"parallel.zero_stage is {stage} with train.optimizer.name {name}; allowed: 0 with "
-                f"train.dtype fp32, since {name} needs whole matrices and ZeRO shards them"
-            )
-        if name == "adafactor" and self.parallel.expert_parallel > 1:
-            raise ValueError(
-                f"parallel.expert_parallel is {self.parallel.expert_parallel} with "
-                "train.optimizer.name adafactor; allowed: 1"
-            )
-        return self
-
-
-def _values(node: object, key: str) -> Iterator[Any]:
-    """Every value under `key`, at any depth of a tree of dicts and lists."""
-    if isinstance(node, dict):
-        if key in node:
-            yield node[key]
-        for value in node.values():
-            yield from _values(value, key)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _values(value, key)

@@ -89,6 +89,7 @@ class Run:
             data.batch_size,
             data.seed,
             separate_documents=data.separate_documents,
+            unique_tokens=data.unique_tokens,
         )
         expert_group = prepare(config.parallel.expert_parallel)
         with ranks.device:

@@ -12,7 +12,9 @@ from analysis.result import Fit
 from pipeline.config import Study
 from pipeline.errors import StudyError, nearest
 from pipeline.fit_record import law_path
-from pipeline.plan import Plan, Shape, make_run
+from pipeline.plan import Plan
+from pipeline.planner import Shape
+from pipeline.runs import make_run
 from pipeline.show import interval, new_table, titled
 
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,9 +45,9 @@ class TrainSettings(Strict):
     schedule: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"] = "cosine"
     final_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    betas: Annotated[
-        list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)
-    ] = [0.9, 0.95]
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
+        [0.9, 0.95], min_length=2, max_length=2
+    )
     clip: Positive = 1.0
     z_loss: Annotated[float, Field(ge=0)] = 0.0
     log_points: Annotated[int, Field(ge=2, description="journal entries over a run")] = 100
@@ -112,7 +111,7 @@ class FitSettings(Strict):
 
     baseline: Name | None = None
     resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
-    extrapolate: Annotated[list[Positive], Field(max_length=16)] = [10.0, 100.0]
+    extrapolate: list[Positive] = Field([10.0, 100.0], max_length=16)
     seed: Annotated[int, Field(ge=0)] = 0
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipeline.config import find
 from pipeline.errors import ConfigError
-from pipeline.plan import short
+from pipeline.grids.base import short
 from pipeline.show import new_table, titled
 from pipeline.yaml_file import read_yaml
 
@@ -33,13 +33,15 @@ def cost_of(
     Raises:
         ConfigError: the recipe is wrong, or makes no model of this shape.
     """
-    from models import Recipe, RecipeError, cost
+    from models import Recipe, RecipeError
 
     file = read_yaml(find(name, "models", Path.cwd(), "recipe"), overrides)
     try:
         model = Recipe.from_dict(file.values).at(width=width, n_layers=depth, vocab_size=vocabulary)
     except RecipeError as error:
         raise ConfigError([f"{file.where(error.key)}: {error}"]) from None
+    from models import cost  # and torch, seconds after a fault would have been told
+
     shape = {"recipe": file.path.stem, "width": width, "n_layers": depth, "vocab_size": vocabulary}
     found = shape | cost(model, sequence_length).to_dict()
     return found | (_memory(model, sequence_length, ranks) if ranks else {})

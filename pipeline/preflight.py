@@ -22,7 +22,8 @@ import numpy as np
 from launch.config import RunConfig
 from pipeline.atomic import write_text
 from pipeline.config import fingerprint
-from pipeline.plan import Plan, run_flops
+from pipeline.plan import Plan
+from pipeline.runs import run_flops
 
 PROBES = 4
 PROBE_SECONDS = 0.5

@@ -11,7 +11,8 @@ from launch.config import RunConfig
 from launch.journal import RunRecord, read_run
 from pipeline.atomic import write_text
 from pipeline.config import Study
-from pipeline.plan import Plan, row, run_folder
+from pipeline.plan import Plan
+from pipeline.runs import row, run_folder
 
 
 def table(study: Study, plan: Plan) -> pd.DataFrame:

@@ -12,7 +12,9 @@ from rich.console import Group
 from rich.table import Table
 
 from pipeline.config import Study
-from pipeline.plan import Plan, row, short
+from pipeline.grids.base import short
+from pipeline.plan import Plan
+from pipeline.runs import row
 
 STATUS_STYLE = {
     "finished": "green",

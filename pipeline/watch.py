@@ -17,8 +17,10 @@ from launch.config import RunConfig
 from launch.journal import ENDED, RunRecord, read_run
 from pipeline import show
 from pipeline.config import Study
-from pipeline.plan import Plan, run_flops, run_folder, short
+from pipeline.grids.base import short
+from pipeline.plan import Plan
 from pipeline.records import record
+from pipeline.runs import run_flops, run_folder
 from pipeline.sparkline import sparkline
 
 REFRESH_SECONDS = 2.0

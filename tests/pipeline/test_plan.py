@@ -10,7 +10,10 @@ import pytest
 from analysis.study import analyze
 from models import ModelConfig, build, cost
 from pipeline.config import Study
-from pipeline.plan import Plan, Tokens, make_plan, row, run_flops, run_folder, run_tokens, short
+from pipeline.grids.base import short
+from pipeline.plan import Plan, Tokens
+from pipeline.planner import make_plan
+from pipeline.runs import row, run_flops, run_folder, run_tokens
 
 TOKENS = Tokens(
     Path("/t/tokenizer.json"),

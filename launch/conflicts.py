@@ -1,0 +1,101 @@
+"""What DeepSpeed, NCCL or an optimizer cannot do: one table, asked of every run and every study."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All that the rules look at; `experts` are the different numbers of experts of the model."""
+
+    ranks: int
+    zero_stage: int
+    expert_parallel: int
+    gpus_per_rank: float
+    dtype: str
+    optimizer: str
+    experts: tuple[int, ...]
+
+    @property
+    def undivided(self) -> int:
+        """The first number of experts that the groups cannot share evenly."""
+        return next((n for n in self.experts if n % self.expert_parallel), 0)
+
+    @property
+    def alone(self) -> bool:
+        """One fp32 rank: ZeRO has nothing to shard."""
+        return self.ranks == 1 and self.dtype == "fp32"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Refused where `when` holds; `told` says what was given and what is allowed."""
+
+    when: Callable[[Layout], bool]
+    told: str
+
+
+RULES = (
+    Rule(
+        lambda it: it.expert_parallel > 1 and it.ranks % it.expert_parallel > 0,
+        "parallel.expert_parallel is {0.expert_parallel}; "
+        "allowed: a divisor of parallel.ranks, which is {0.ranks}",
+    ),
+    Rule(
+        lambda it: it.expert_parallel > 1 and not it.experts,
+        "parallel.expert_parallel is {0.expert_parallel}; "
+        "allowed: 1, since the model has no experts",
+    ),
+    Rule(
+        lambda it: it.expert_parallel > 1 and it.undivided > 0,
+        "parallel.expert_parallel is {0.expert_parallel}; "
+        "allowed: a divisor of the model's n_experts, which is {0.undivided}",
+    ),
+    Rule(
+        lambda it: it.zero_stage == 0 and it.dtype == "bf16",
+        "parallel.zero_stage is 0 with train.dtype bf16; allowed with bf16: 1, 2, 3, "
+        "since DeepSpeed's stage 0 scales the first AdamW update wrongly there",
+    ),
+    Rule(
+        lambda it: it.zero_stage == 3 and it.expert_parallel > 1,
+        "parallel.zero_stage is 3 with parallel.expert_parallel {0.expert_parallel}; "
+        "allowed with expert parallelism: 0, 1, 2",
+    ),
+    Rule(
+        lambda it: it.optimizer != "adamw" and it.zero_stage > 0 and not it.alone,
+        "parallel.zero_stage is {0.zero_stage} with train.optimizer.name {0.optimizer}; allowed: 0 "
+        "with train.dtype fp32, since {0.optimizer} needs whole matrices and ZeRO shards them",
+    ),
+    Rule(
+        lambda it: it.optimizer == "adafactor" and it.expert_parallel > 1,
+        "parallel.expert_parallel is {0.expert_parallel} with "
+        "train.optimizer.name adafactor; allowed: 1",
+    ),
+    Rule(
+        lambda it: it.gpus_per_rank > 1,
+        "parallel.gpus_per_rank is {0.gpus_per_rank:g}; "
+        "allowed: at most 1, since a rank computes on one GPU",
+    ),
+    Rule(
+        lambda it: 0 < it.gpus_per_rank < 1 and it.ranks > 1,
+        "parallel.gpus_per_rank is {0.gpus_per_rank:g} with parallel.ranks {0.ranks}; "
+        "allowed with several ranks: 0 or 1, since NCCL refuses two ranks on one GPU",
+    ),
+)
+
+
+def refuse_conflicts(layout: Layout) -> None:
+    """Raise a `ValueError` over the first rule that the layout breaks."""
+    for rule in RULES:
+        if rule.when(layout):
+            raise ValueError(rule.told.format(layout))
+
+
+def expert_counts(model: object) -> tuple[int, ...]:
+    """The different values under `n_experts`, at any depth of a tree of dicts and lists."""
+    if isinstance(model, dict):
+        own = {model["n_experts"]} if "n_experts" in model else set()
+        return tuple(sorted(own.union(*map(expert_counts, model.values()))))
+    if isinstance(model, list):
+        return tuple(sorted(set[int]().union(*map(expert_counts, model))))
+    return ()
