@@ -58,6 +58,15 @@ MAMBA2 = {
     "chunk_size": 8,
 }
 RWKV = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 2, "bos_token_id": None}
+XLSTM = {
+    "vocab_size": V,
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+    "ffn_round_up_to_multiple_of": 8,
+}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("gpt2", {"vocab_size": V, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
     ("gpt_neox", SHAPE),
@@ -102,6 +111,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ),
     ("rwkv", {**RWKV, "eos_token_id": None, "rescale_every": 0}),
     ("rwkv", {**RWKV, "eos_token_id": None, "intermediate_size": 40, "tie_word_embeddings": True}),
+    ("xlstm", {**XLSTM, "num_heads": 4}),
+    ("xlstm", {**XLSTM, "num_heads": 2, "qk_dim_factor": 1.0, "gate_soft_cap": 3.0}),
 ]
 
 
