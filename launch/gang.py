@@ -48,6 +48,7 @@ class Gang:
         threads, gpus = parallel.threads or 1, parallel.gpus_per_rank
         bundle = {"CPU": float(threads)} | ({"GPU": gpus} if gpus else {})
         self._group = placement_group([bundle] * parallel.ranks, strategy="PACK")
+        self._placed = self._group.ready()
         self._actors = [self._actor(rank, bundle) for rank in range(parallel.ranks)]
         is_local = sum(node["Alive"] for node in ray.nodes()) == 1
         meeting = self._actors[0].meet.remote(parallel.ranks, is_local)
@@ -69,6 +70,11 @@ class Gang:
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(int(bundle["CPU"]))}},
         }
         return ray.remote(Worker).options(**options).remote(get_node_ip_address)
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether Ray has found its place."""
+        return bool(ray.wait([self._placed], timeout=0)[0])
 
     def submit(self, config: RunConfig, folder: Path) -> None:
         """Begin the run in `folder`, or go on with it; returns at once.
