@@ -43,6 +43,14 @@ def kv_heads(n_heads: int, n_kv_heads: int | None, queries_per_kv: int | None) -
     return given if n_kv_heads is not None else n_heads // given
 
 
+def key_heads(n_heads: int, n_key_heads: int | None) -> int:
+    """Heads of queries and keys that heads of values share; by default one each."""
+    if n_key_heads is None:
+        return n_heads
+    divides("n_key_heads", n_key_heads, n_heads, f"does not divide the {n_heads} heads")
+    return n_key_heads
+
+
 def inner_heads(
     width: int, expansion: float, head_width: int | None, n_groups: int
 ) -> tuple[int, int, int]:
@@ -82,6 +90,8 @@ def _heads(width: int, options: Options) -> None:
     n_heads, _ = split_heads(width, options["n_heads"], options["head_width"])
     if "n_kv_heads" in options:
         kv_heads(n_heads, options["n_kv_heads"], options.get("queries_per_kv"))
+    if "n_key_heads" in options:
+        key_heads(n_heads, options["n_key_heads"])
 
 
 LIMITS: dict[str, Callable[[int, Options], object]] = {
@@ -89,6 +99,9 @@ LIMITS: dict[str, Callable[[int, Options], object]] = {
     "differential": _heads,
     "linear_attention": _heads,
     "gated_delta": _heads,
+    "rwkv7": _heads,
+    "mlstm": _heads,
+    "slstm": _heads,
     "mamba2": lambda width, options: inner_heads(
         width, *(options[key] for key in ("expansion", "head_width", "n_groups"))
     ),

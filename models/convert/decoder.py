@@ -32,6 +32,14 @@ def attention_options(hf: Any, **more: Any) -> dict[str, Any]:
     }
 
 
+def shortest(layers: list[str]) -> str:
+    """The shortest pattern that repeats to these layers."""
+    for period in range(1, len(layers) + 1):
+        if len(layers) % period == 0 and layers == layers[:period] * (len(layers) // period):
+            break
+    return " ".join(layers[:period])
+
+
 def rope(hf: Any) -> dict[str, Any]:
     """Rotary positions of a config."""
     parameters = hf.rope_parameters

@@ -28,7 +28,7 @@ def config(hf: Any) -> ModelConfig:
             "dt_rank": hf.mamba_dt_rank,
             "bias": hf.mamba_proj_bias,
             "conv_bias": hf.mamba_conv_bias,
-            "inner_norm": True,
+            "inner_norm": "weighted",
         },
         "mlp": {"activation": "swiglu", "hidden": hf.intermediate_size},
         "moe": {

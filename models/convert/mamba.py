@@ -1,4 +1,4 @@
-"""Mamba, Mamba-2 and the Mamba layers of Jamba."""
+"""Mamba, Falcon Mamba, Mamba-2 and the Mamba layers of Jamba."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from models.convert.decoder import branch, norm
 from models.convert.rules import Rule, mapped, same
 from models.recipe import ModelConfig
 
-MODEL_TYPES = ("mamba", "mamba2")
+MODEL_TYPES = ("mamba", "mamba2", "falcon_mamba")
 
 
 def config(hf: Any) -> ModelConfig:
     """Ours of theirs."""
-    kind = hf.model_type
+    kind = "mamba2" if hf.model_type == "mamba2" else "mamba"
     options = {
         "n_states": hf.state_size,
         "expansion": float(hf.expand),
@@ -25,9 +25,11 @@ def config(hf: Any) -> ModelConfig:
         "conv_bias": hf.use_conv_bias,
     }
     if kind == "mamba":
-        options["dt_rank"] = hf.time_step_rank
+        options["dt_rank"] = int(hf.time_step_rank)
     else:
         options |= {"head_width": hf.head_dim, "n_groups": hf.n_groups}
+    if hf.model_type == "falcon_mamba":
+        options |= {"inner_norm": "plain", "inner_eps": hf.mixer_rms_eps}
     return decoder.recipe_at(
         hf,
         pattern=kind,
@@ -39,12 +41,10 @@ def config(hf: Any) -> ModelConfig:
 
 def hf_config(config: ModelConfig) -> dict[str, Any]:
     """Theirs of ours."""
-    from models.assembly import sample_branch
-
     recipe: Any = config.recipe
     kind = recipe.pattern
-    options, built = recipe.branches[kind], sample_branch(config, kind)
-    special = (
+    options, built = recipe.branches[kind], decoder.sample(config, kind)
+    special: dict[str, Any] = (
         {"time_step_rank": built.dt_rank}
         if kind == "mamba"
         else {
@@ -54,6 +54,8 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
             "chunk_size": built.chunk,
         }
     )
+    if kind == "mamba" and built.inner_norm == "plain":
+        kind, special = "falcon_mamba", {**special, "mixer_rms_eps": built.inner_eps}
     return {
         "model_type": kind,
         **decoder.shape(config),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models.branch import Branch, Frame
 from models.context import Context
 from models.engines import conv, delta_rule
-from models.limits import split_heads
+from models.limits import key_heads, split_heads
 from models.linear import Linear
 from models.mixers.mamba import init_dt_bias
 from models.mixers.short_conv import ShortConv
@@ -19,9 +19,10 @@ from models.norm import RMSNorm
 class GatedDelta(Branch, name="gated_delta"):
     """q, k, v pass a short convolution and silu, q and k are made unit vectors; the decay is
     Mamba-2's exp(-exp(A) softplus(W x + b)), the rate sigmoid(W x); the output is normalised by
-    head and gated by silu(W x). Values are `v_expansion` times as wide as keys."""
+    head and gated by silu(W x). Values are `v_width` wide, or `v_expansion` times as wide as keys;
+    with fewer n_key_heads, several heads of values share a query and a key (Qwen3-Next)."""
 
-    derived = ("dt_min", "dt_max", "chunk")
+    derived = ("dt_min", "dt_max", "chunk", "v_expansion")
 
     def __init__(
         self,
@@ -29,6 +30,8 @@ class GatedDelta(Branch, name="gated_delta"):
         *,
         n_heads: int | None = None,
         head_width: int | None = None,
+        n_key_heads: int | None = None,
+        v_width: int | None = None,
         v_expansion: int = 1,
         n_taps: int = 4,
         chunk: int = 32,
@@ -37,10 +40,11 @@ class GatedDelta(Branch, name="gated_delta"):
     ) -> None:
         super().__init__()
         self.n_heads, self.head_width = split_heads(frame.width, n_heads, head_width)
-        self.v_width = v_expansion * self.head_width
+        self.n_key_heads = key_heads(self.n_heads, n_key_heads)
+        self.v_width = v_width or v_expansion * self.head_width
         self.chunk, self.dt_range, self.n_taps = chunk, (dt_min, dt_max), n_taps
-        H, K, V = self.n_heads, self.head_width, self.v_width
-        self.mixed = H * (2 * K + V)
+        H, G, K, V = self.n_heads, self.n_key_heads, self.head_width, self.v_width
+        self.mixed = 2 * G * K + H * V
         self.into = Linear(frame.width, self.mixed + H * V + 2 * H)
         self.conv = ShortConv(self.mixed, n_taps, bias=False)
         self.log_A_H = nn.Parameter(torch.empty(H))
@@ -51,18 +55,20 @@ class GatedDelta(Branch, name="gated_delta"):
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         """Mix positions."""
         B, T = x_BTD.shape[:2]
-        H, K, V = self.n_heads, self.head_width, self.v_width
+        H, G, K, V = self.n_heads, self.n_key_heads, self.head_width, self.v_width
         parts = torch.split(self.into(x_BTD), [self.mixed, H * V, H, H], -1)
-        mixed = F.silu(self.conv(parts[0], context)).view(B, T, H, 2 * K + V)
-        q, k, v = torch.split(mixed, [K, K, V], -1)
+        mixed = F.silu(self.conv(parts[0], context)).view(B, T, G, -1)
+        q, k, v = torch.split(mixed, [K, K, H // G * V], -1)
         dtype = torch.promote_types(x_BTD.dtype, torch.float32)
-        q, k = (F.normalize(part.to(dtype), dim=-1, eps=1e-6) for part in (q, k))
+        q, k = (_unit(part.to(dtype)) for part in (q, k))
+        if G < H:
+            q, k = (x.repeat_interleave(H // G, 2) for x in (q, k))
         step_BTH = F.softplus(parts[2].to(dtype) + self.dt_bias)
         state = context.state
         y, last = delta_rule.chunked(
             q * K**-0.5,
             k,
-            v.to(dtype),
+            v.to(dtype).reshape(B, T, H, V),
             -self.log_A_H.to(dtype).exp() * step_BTH,
             parts[3].to(dtype).sigmoid(),
             context.starts_BT,
@@ -86,3 +92,7 @@ class GatedDelta(Branch, name="gated_delta"):
         self.log_A_H.uniform_(1, 16, generator=generator).log_()
         init_dt_bias(self.dt_bias, self.dt_range, generator)
         self.conv.init_special(generator)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x * (x.square().sum(-1, keepdim=True) + 1e-6).rsqrt()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,9 @@ from models.norm import RMSNorm
 class Mamba(Branch, name="mamba"):
     """out(scan(x) · silu(z)) with x, z = in(u), x = silu(conv(x)) and Δ, B, C linear in x.
 
-    n_states: S per channel. inner_norm: RMSNorm of Δ, B and C (Jamba, 2403.19887, section 6.4).
-    dt_rank: width of the bottleneck of Δ, by default D/16 rounded up.
+    n_states: S per channel. inner_norm: RMSNorm of Δ, B and C, with weights (Jamba, 2403.19887,
+    section 6.4) or plain (Falcon Mamba, 2410.05355, section 2.2); inner_eps: its own, if not the
+    stream's. dt_rank: width of the bottleneck of Δ, by default D/16 rounded up.
     """
 
     derived = ("dt_min", "dt_max")
@@ -33,7 +35,8 @@ class Mamba(Branch, name="mamba"):
         expansion: float = 2.0,
         n_taps: int = 4,
         dt_rank: int | None = None,
-        inner_norm: bool = False,
+        inner_norm: Literal["none", "weighted", "plain"] = "none",
+        inner_eps: float | None = None,
         bias: bool = False,
         conv_bias: bool = True,
         dt_min: float = 1e-3,
@@ -52,16 +55,19 @@ class Mamba(Branch, name="mamba"):
         self.log_A_IS = nn.Parameter(torch.empty(self.inner, n_states))
         self.skip_I = nn.Parameter(torch.empty(self.inner))
         self.out = Linear(self.inner, frame.width, bias=bias, role="out")
-        widths = (self.dt_rank, n_states, n_states) if inner_norm else ()
-        self.norms = nn.ModuleList(RMSNorm(width, frame.norm_eps) for width in widths)
+        self.inner_norm, self.inner_eps = inner_norm, inner_eps or frame.norm_eps
+        widths = (self.dt_rank, n_states, n_states) if inner_norm == "weighted" else ()
+        self.norms = nn.ModuleList(RMSNorm(width, self.inner_eps) for width in widths)
 
     def forward(self, u_BTD: Tensor, context: Context) -> Tensor:
         """Mix positions."""
         x_BTI, z_BTI = self.into(u_BTD).chunk(2, -1)
         x_BTI = F.silu(self.conv(x_BTI, context))
         selected = torch.split(self.select(x_BTI), [self.dt_rank, self.n_states, self.n_states], -1)
-        if self.norms:
+        if self.inner_norm == "weighted":
             selected = tuple(norm(s) for norm, s in zip(self.norms, selected, strict=True))
+        elif self.inner_norm == "plain":
+            selected = tuple(F.rms_norm(s, s.shape[-1:], eps=self.inner_eps) for s in selected)
         delta_BTI = F.softplus(self.dt(selected[0]) + self.dt_bias)
         state = context.state
         y_BTI, last = selective_scan.scan(

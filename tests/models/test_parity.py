@@ -95,6 +95,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("deepseek_v2", {**DEEPSEEK, "q_lora_rank": None, "routed_scaling_factor": 2.0}),
     ("deepseek_v3", DEEPSEEK),
     ("mamba", {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
+    ("falcon_mamba", {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
     ("mamba2", {**MAMBA2, "n_groups": 2}),
     ("mamba2", {**MAMBA2, "n_groups": 1, "use_bias": True}),
     (
