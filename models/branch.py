@@ -56,8 +56,16 @@ class Branch(nn.Module):
         """Forward FLOPs per token of the projections."""
         return sum(module.flops for module in self.modules() if isinstance(module, Linear))
 
+    def source_matmul_flops(self) -> int:
+        """Those of projections of the source, per token of it."""
+        return 0
+
     def mixing_flops(self, length: int) -> int:
         """Forward FLOPs of everything between positions, for one sequence of `length` tokens."""
+        return 0
+
+    def source_mixing_flops(self, length: int, source: int) -> int:
+        """The same between `length` positions and those of a source."""
         return 0
 
     def idle_params(self) -> int:

@@ -4,17 +4,24 @@ Parameters are counted by group and the groups sum to the total. Matmul FLOPs wa
 every projection (shared weights count once as parameters and at each use as FLOPs); mixing FLOPs
 are the engines' own lines, exact for the mask: a causal mask counts its T(T+1)/2 pairs. Norms,
 activations and other pointwise work are not counted. All FLOPs are forward, two per multiply-add.
+
+A token is a token of text. Where the objective makes another sequence of the text, or two as for
+an encoder-decoder, the FLOPs of those are divided by the tokens of text that they came from: FLOPs
+per token times the tokens of text read are what a run computes, whatever its objective.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import nn
 
 from models.assembly import build
+from models.linear import Linear
 from models.model import Model
 from models.recipe import ModelConfig
 
@@ -24,9 +31,9 @@ TRAINING = 3
 
 @dataclass(frozen=True)
 class Params:
-    """`embedding` includes a learned position table; `head` is 0 when tied to the embedding;
-    `idle` are those of experts that a token does not use. The names at the end are the conventions
-    of the scaling literature."""
+    """`embedding` includes learned position tables; `head` is 0 when tied to the embedding; `trunk`
+    is all the rest, ELECTRA's generator included; `idle` are those of experts that a token does not
+    use. The names at the end are the conventions of the scaling literature."""
 
     embedding: int
     head: int
@@ -58,9 +65,9 @@ class Params:
 
 @dataclass(frozen=True)
 class Flops:
-    """Forward FLOPs per token, the mean over a sequence."""
+    """Forward FLOPs per token of text, the mean over a sequence."""
 
-    matmul: int
+    matmul: float
     mixing: float
 
     @property
@@ -114,21 +121,45 @@ def cost(config: ModelConfig, sequence_length: int) -> Cost:
 def count(model: Model, sequence_length: int) -> tuple[Params, Flops]:
     """The cost of a built model, on any device."""
     recipe = model.config.recipe
-    embedding = model.embedding.weight.numel()
-    if model.positions is not None:
-        embedding += sum(p.numel() for p in model.positions.parameters())
+    tables = [stack.positions for stack in model.stacks() if stack.positions is not None]
+    embedding = _size([model.embedding, *tables])
     output = model.head.weight.numel()
-    outside = (model.embedding, model.positions, model.head)
-    taken = {id(p) for module in outside if module is not None for p in module.parameters()}
-    trunk = sum(p.numel() for p in model.parameters() if id(p) not in taken)
-    branches = {id(use.branch): use.branch for use in model.uses()}
-    idle = sum(branch.idle_params() for branch in branches.values())
     head = 0 if recipe.tied else output
-    params = Params(embedding, head, trunk, idle, recipe.tied, output)
-    assert params.total == sum(p.numel() for p in model.parameters()), "groups sum to the total"
-    matmul = model.head.flops + sum(use.branch.matmul_flops() for use in model.uses())
-    mixing = sum(use.branch.mixing_flops(sequence_length) for use in model.uses())
-    return params, Flops(matmul, mixing / sequence_length)
+    total = _size([model])
+    branches = {id(use.branch): use.branch for stack in model.stacks() for use in stack.uses()}
+    idle = sum(branch.idle_params() for branch in branches.values())
+    params = Params(embedding, head, total - embedding - head, idle, recipe.tied, output)
+    return params, _flops(model, sequence_length)
+
+
+def _flops(model: Model, sequence_length: int) -> Flops:
+    """Of a row of so many tokens of text as the objective makes sequences of it, per token of
+    text."""
+    source, length = model.config.recipe.task.lengths(sequence_length)
+    if model.encoder is None:
+        source, length = 0, source + length
+    matmul = length * _projections([model.head, model.transform])
+    mixing = 0
+    for stack, n in ((model.encoder, source), (model, length)):
+        for use in [] if stack is None else stack.uses():
+            matmul += n * use.branch.matmul_flops() + source * use.branch.source_matmul_flops()
+            mixing += use.branch.mixing_flops(n) + use.branch.source_mixing_flops(n, source)
+        matmul += n * _projections([] if stack is None else [stack.project])
+    if model.generator is None:
+        return Flops(matmul / sequence_length, mixing / sequence_length)
+    other = _flops(model.generator, sequence_length)
+    return Flops(matmul / sequence_length + other.matmul, mixing / sequence_length + other.mixing)
+
+
+def _projections(modules: Sequence[nn.Module | None]) -> int:
+    inside = [part for module in modules if module is not None for part in module.modules()]
+    return sum(part.flops for part in inside if isinstance(part, Linear))
+
+
+def _size(modules: Sequence[nn.Module]) -> int:
+    """Parameters, a shared one once."""
+    held = {id(p): p.numel() for module in modules for p in module.parameters()}
+    return sum(held.values())
 
 
 class _Key:

@@ -7,16 +7,17 @@ what a cache holds after a number of tokens. Neither is written per model.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.assembly import build
 from models.context import Context
-from models.loss import cross_entropy
 from models.model import Model
 from models.recipe import ModelConfig
 from models.residual import Layer
+from models.training import blank, losses
 
 ADAM_STATES = 2
 MASTER_BYTES = 4
@@ -39,10 +40,12 @@ class Memory:
 
 @dataclass(frozen=True)
 class State:
-    """Elements that a cache holds for one sequence: `fixed`, and `per_token` of context."""
+    """Elements that a cache holds for one sequence: `fixed`, `per_token` of context, and
+    `per_source_token` of what an encoder read."""
 
     fixed: int
     per_token: float
+    per_source_token: float = 0.0
 
 
 def training_memory(
@@ -65,8 +68,8 @@ def training_memory(
     """
     with torch.device("meta"):
         model = build(config).to(dtype)
-        tokens = torch.zeros(batch_size, sequence_length, dtype=torch.long)
-        activations = _checkpointed(model, tokens) if checkpointing else _saved(model, tokens)
+        inputs = blank(model, batch_size, sequence_length)
+        activations = (_checkpointed if checkpointing else saved_bytes)(model, inputs)
     experts = sum(p.numel() for p in model.parameters() if getattr(p, "expert", False))
     others = sum(p.numel() for p in model.parameters()) - experts
     wide = dtype.itemsize < MASTER_BYTES
@@ -86,48 +89,61 @@ def training_memory(
 
 
 def decoding_state(config: ModelConfig, length: int = 64) -> State:
-    """The cache's growth between `length` and twice `length` tokens."""
+    """The cache's growth between `length` and twice `length` tokens, of an encoder-decoder also
+    those of the source."""
     with torch.device("meta"), torch.no_grad():
         model = build(config)
-        held = []
-        for n in (length, 2 * length):
-            cache = model.new_cache()
-            model.run(torch.zeros(1, n, dtype=torch.long), cache=cache)
-            slots = [slot for layer in cache.slots for slot in layer]
-            held.append(sum(tensor.numel() for slot in slots for tensor in slot.values()))
-    per_token = (held[1] - held[0]) / length
-    return State(fixed=round(held[0] - per_token * length), per_token=per_token)
+        once, twice = (_held(model, length, n) for n in (length, 2 * length))
+        per_token = (twice - once) / length
+        per_source = 0.0
+        if model.encoder is not None:
+            per_source = (_held(model, 2 * length, length) - once) / length
+    fixed = round(once - (per_token + per_source) * length)
+    return State(fixed, per_token, per_source)
 
 
-def saved_bytes(model: Model, tokens_BT: Tensor) -> int:
-    """Bytes that a forward pass with its loss keeps for the backward pass, on any device."""
-    return _saved(model, tokens_BT)
+def _held(model: Model, source: int, length: int) -> int:
+    """Elements of a cache after so many tokens, of a source and of the decoder."""
+    cache, tokens = model.new_cache(), torch.zeros(1, length, dtype=torch.long)
+    if model.encoder is None:
+        model.run(tokens, cache=cache)
+    else:
+        given = torch.zeros(1, source, dtype=torch.long)
+        model.run(given, decoder_tokens=tokens, cache=cache)
+    slots = [slot for layer in cache.slots for slot in layer]
+    return sum(tensor.numel() for slot in slots for tensor in slot.values())
 
 
-def _saved(model: Model, tokens_BT: Tensor) -> int:
+def saved_bytes(model: Model, inputs: dict[str, Any]) -> int:
+    """Bytes that a forward pass with its loss keeps for the backward pass, on any device; `inputs`
+    are those of `models.training.losses`."""
     ledger = _Ledger(model)
     with ledger:
-        out = model.run(tokens_BT)
-        loss = cross_entropy(out.logits, tokens_BT).total
-        loss = loss + sum(weight * out.aux[name] for name, weight in model.aux_weights.items())
-        loss.requires_grad_()
+        losses(model, **inputs).total.requires_grad_()
     return ledger.bytes
 
 
-def _checkpointed(model: Model, tokens_BT: Tensor) -> int:
+def _checkpointed(model: Model, inputs: dict[str, Any]) -> int:
     """Everything outside the layers, each layer's input, and the largest layer's own."""
     inside: list[int] = []
-    inputs: list[int] = []
-    forwards = [layer for layer in model.layers if isinstance(layer, Layer)]
-    total = _saved(model, tokens_BT)
-    x_BTD = model.embedding(tokens_BT).detach().requires_grad_()
-    for layer in forwards:
+    outside = saved_bytes(model, inputs)
+
+    def measured(layer: Layer, args: tuple[Tensor, Context, Any]) -> None:
+        x_BTD, context, _ = args
         ledger = _Ledger(model)
-        with ledger:
-            layer(x_BTD, Context())
+        with ledger, torch.enable_grad():
+            layer.forward(x_BTD.detach().requires_grad_(), context)
         inside.append(ledger.bytes)
-        inputs.append(x_BTD.numel() * x_BTD.element_size())
-    return total - sum(inside) + sum(inputs) + max(inside)
+        inputs_of.append(x_BTD.numel() * x_BTD.element_size())
+
+    inputs_of: list[int] = []
+    layers = [module for module in model.modules() if isinstance(module, Layer)]
+    hooks = [layer.register_forward_pre_hook(measured) for layer in layers]
+    with torch.no_grad():
+        losses(model, **inputs)
+    for hook in hooks:
+        hook.remove()
+    return outside - sum(inside) + sum(inputs_of) + max(inside)
 
 
 class _Ledger(torch.autograd.graph.saved_tensors_hooks):

@@ -1,8 +1,8 @@
-"""The model: embedding, layers of residual branches, head."""
+"""The model: embedding, one or two stacks of layers of residual branches, head."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from models import init
 from models.branch import Aux
+from models.channels.activation import activate
 from models.context import Context, State
 from models.linear import Linear
-from models.positions import LearnedTable, SinusoidalTable
+from models.norm import LayerNorm
+from models.positions import DistanceTable, LearnedTable, RelativeTable, SinusoidalTable
 from models.recipe import ModelConfig
 from models.residual import Layer, Residual
+from models.sight import looking_ahead
 
 LOSSES = ("balance", "router_z")
 
@@ -23,7 +26,8 @@ LOSSES = ("balance", "router_z")
 @dataclass
 class Output:
     """`aux` holds raw auxiliary losses (means over the layers that have them; weigh them by
-    `Model.aux_weights`) and statistics such as `load/3`, layer 3's share of rows per expert."""
+    `Model.aux_weights`) and statistics such as `load/3`, layer 3's share of rows per expert, or
+    `load/encoder.3`."""
 
     logits: Tensor
     aux: Aux = field(default_factory=dict)
@@ -44,39 +48,143 @@ class Embedding(nn.Embedding):
         """Nothing: set in `models.init`."""
 
 
-class Model(nn.Module):
-    """Token ids (B, T) to logits (B, T, V). Built by `models.build`."""
+class Transform(nn.Module):
+    """A dense layer, an activation and perhaps a norm before the head (1810.04805's code)."""
+
+    def __init__(self, width: int, n_out: int, activation: str, eps: float, has_norm: bool) -> None:
+        super().__init__()
+        self.activation = activation
+        self.dense = Linear(width, n_out, bias=True)
+        self.norm = LayerNorm(n_out, eps, bias=True) if has_norm else None
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) to the embedding's width."""
+        x_BTE = activate(self.activation, self.dense(x_BTD))
+        return x_BTE if self.norm is None else self.norm(x_BTE)
+
+
+@dataclass
+class Parts:
+    """What a stack is built of. `project` leads from the embedding's width to the model's."""
+
+    layers: Sequence[Layer]
+    positions: LearnedTable | SinusoidalTable | None
+    relative: RelativeTable | DistanceTable | None
+    embedding_norm: nn.Module | None
+    project: Linear | None
+    final_norm: nn.Module | None
+
+
+class Stack(nn.Module):
+    """Token vectors (B, T, E) to the stream after the last norm (B, T, D)."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__()
+        self.positions = parts.positions
+        self.embedding_norm = parts.embedding_norm
+        self.project = parts.project
+        self.relative = parts.relative
+        self.layers = nn.ModuleList(parts.layers)
+        self.final_norm = parts.final_norm
+
+    def stream(
+        self, x_BTE: Tensor, context: Context, slots: Sequence[list[State]] | None = None
+    ) -> tuple[Tensor, Aux]:
+        """Through all layers; `aux` by name and layer. `slots` are the layers' states."""
+        x_BTD = self._placed(x_BTE, context)
+        if self.relative is not None:
+            context.relative = self.relative.between(context.offset, x_BTD.shape[1])
+        aux: Aux = {}
+        for i, layer in enumerate(self.layers):
+            x_BTD, reported = layer(x_BTD, context, slots[i] if slots else None)
+            for name, value in reported.items():
+                aux[f"{name}/{i}"] = value
+        return (x_BTD if self.final_norm is None else self.final_norm(x_BTD)), aux
+
+    def uses(self) -> list[Residual]:
+        """Every use of a branch in order; a shared one comes up at each of its uses."""
+        return [use for layer in self.layers if isinstance(layer, Layer) for use in layer.uses]
+
+    def rebalance(self, aux: Aux, where: str = "") -> None:
+        """After an optimizer step: let routers with a selection bias follow the loads in `aux`."""
+        for i, layer in enumerate(self.layers):
+            load = aux.get(f"load/{where}{i}")
+            if load is not None and isinstance(layer, Layer):
+                for use in layer.uses:
+                    use.branch.rebalance(load)
+
+    def _placed(self, x: Tensor, context: Context) -> Tensor:
+        """Vectors with their positions, normed and as wide as the model."""
+        if self.positions is not None:
+            at = context.positions_BT
+            if at is None:
+                at = torch.arange(x.shape[1], device=x.device) + context.offset
+            x = x + self.positions(at).to(x.dtype)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        return x if self.project is None else self.project(x)
+
+
+class Model(Stack):
+    """Token ids (B, T) to logits (B, T, V). Built by `models.build`.
+
+    An encoder-decoder is the decoder's stack with an `encoder`: its tokens are the source's, and
+    the logits follow `decoder_tokens`. `generator` is ELECTRA's second model (`models.electra`).
+    """
 
     def __init__(
         self,
         config: ModelConfig,
-        layers: Sequence[Layer],
-        final_norm: nn.Module | None,
-        positions: LearnedTable | SinusoidalTable | None,
-        embedding_norm: nn.Module | None,
+        parts: Parts,
+        encoder: Stack | None = None,
+        generator: Model | None = None,
     ) -> None:
-        super().__init__()
-        recipe = config.recipe
+        super().__init__(parts)
+        recipe: Any = config.recipe
+        head = recipe.head
+        narrow = recipe.embedding_width or config.width
         self.config = config
-        self.embedding = Embedding(config.vocab_size, config.width)
-        self.embedding_norm = embedding_norm
-        self.positions = positions
-        self.layers = nn.ModuleList(layers)
-        self.final_norm = final_norm
-        self.head = Linear(config.width, config.vocab_size, role="head")
+        self.embedding = Embedding(config.vocab_size, narrow)
+        self.encoder = encoder
+        self.generator = generator
+        transformed = head.transform != "none"
+        n_in = narrow if transformed and not head.binary else config.width
+        self.transform = (
+            Transform(config.width, n_in, head.transform, recipe.norm.eps, head.norm)
+            if transformed
+            else None
+        )
+        n_out = 1 if head.binary else config.vocab_size
+        self.head = Linear(n_in, n_out, bias=head.bias, role="head")
         if recipe.tied:
             self.head.weight = self.embedding.weight
+        if generator is not None:
+            generator.embedding.weight = self.embedding.weight
+            generator.head.weight = self.embedding.weight
         self.multiplier = init.logit_multiplier(config)
-        self.aux_weights = _aux_weights(layers)
+        self.aux_weights = _aux_weights(
+            [layer for stack in self.stacks() for layer in stack.layers]
+        )
 
     def forward(
         self,
         tokens_BT: Tensor,
         segments_BT: Tensor | None = None,
         positions_BT: Tensor | None = None,
+        *,
+        decoder_tokens: Tensor | None = None,
+        decoder_segments: Tensor | None = None,
+        decoder_positions: Tensor | None = None,
     ) -> Tensor:
-        """Logits (B, T, V)."""
-        return self.run(tokens_BT, segments_BT=segments_BT, positions_BT=positions_BT).logits
+        """Logits (B, T, V), of the decoder's tokens if there is an encoder."""
+        return self.run(
+            tokens_BT,
+            segments_BT=segments_BT,
+            positions_BT=positions_BT,
+            decoder_tokens=decoder_tokens,
+            decoder_segments=decoder_segments,
+            decoder_positions=decoder_positions,
+        ).logits
 
     def run(
         self,
@@ -84,29 +192,49 @@ class Model(nn.Module):
         *,
         segments_BT: Tensor | None = None,
         positions_BT: Tensor | None = None,
+        decoder_tokens: Tensor | None = None,
+        decoder_segments: Tensor | None = None,
+        decoder_positions: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Output:
         """Logits and what the branches report. With a `cache` the tokens follow those already in
-        it, and are added to it."""
-        context = Context(segments_BT, positions_BT, offset=cache.length if cache else 0)
-        x_BTD = self._embed(tokens_BT, context)
+        it, and are added to it; a source is read once, with the first of them."""
         aux: Aux = {}
-        for i, layer in enumerate(self.layers):
-            x_BTD, reported = layer(x_BTD, context, cache.slots[i] if cache else None)
-            for name, value in reported.items():
-                aux[f"{name}/{i}"] = value
-        if self.final_norm is not None:
-            x_BTD = self.final_norm(x_BTD)
+        offset = cache.length if cache else 0
+        context = Context(segments_BT, positions_BT, offset=offset)
+        if self.encoder is not None:
+            if decoder_tokens is None:
+                raise ValueError("decoder_tokens: given None, which an encoder-decoder needs")
+            source = None
+            if not offset:
+                source, found = self.encoder.stream(self._vectors(tokens_BT), context)
+                aux = {name.replace("/", "/encoder."): value for name, value in found.items()}
+            context = Context(
+                decoder_segments,
+                decoder_positions,
+                offset=offset,
+                source_BSD=source,
+                source_segments_BS=segments_BT,
+            )
+            tokens_BT = decoder_tokens
+        x_BTD, found = self.stream(
+            self._vectors(tokens_BT), context, cache.slots if cache else None
+        )
         if cache is not None:
             cache.length += tokens_BT.shape[1]
-        return Output(self._logits(x_BTD), _averaged(aux))
+        return Output(self._logits(x_BTD), _averaged(aux | found))
 
-    def uses(self) -> list[Residual]:
-        """Every use of a branch in order; a shared one comes up at each of its uses."""
-        return [use for layer in self.layers if isinstance(layer, Layer) for use in layer.uses]
+    def stacks(self) -> Iterator[Stack]:
+        """The encoder, if there is one, and the stack that leads to the logits."""
+        if self.encoder is not None:
+            yield self.encoder
+        yield self
 
     def new_cache(self) -> Cache:
-        """An empty cache for decoding."""
+        """An empty cache for decoding; ValueError if a position sees later ones."""
+        ahead = looking_ahead(self.config.recipe)
+        if ahead:
+            raise ValueError(f"{ahead[0]} sees later positions: nothing to decode step by step")
         layers = [layer for layer in self.layers if isinstance(layer, Layer)]
         return Cache([[{} for _ in layer.uses] for layer in layers])
 
@@ -114,34 +242,33 @@ class Model(nn.Module):
         """Set every parameter by the recipe's scheme; the same for the same seed and names."""
         init.init_weights(self, seed)
 
-    def rebalance(self, aux: Aux) -> None:
-        """After an optimizer step: let routers with a selection bias follow the loads in `aux`."""
-        for i, layer in enumerate(self.layers):
-            if f"load/{i}" in aux and isinstance(layer, Layer):
-                for use in layer.uses:
-                    use.branch.rebalance(aux[f"load/{i}"])
+    def rebalance(self, aux: Aux, where: str = "") -> None:
+        """See `Stack.rebalance`, of every stack."""
+        super().rebalance(aux, where)
+        if self.encoder is not None:
+            self.encoder.rebalance(aux, "encoder.")
 
     def param_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: learning rates scaled with width as the scheme says, and no
         decay on embeddings, norms, biases and other vectors."""
         return init.param_groups(self, learning_rate, weight_decay)
 
-    def _embed(self, tokens_BT: Tensor, context: Context) -> Tensor:
-        x_BTD: Tensor = self.embedding(tokens_BT)
-        if self.config.recipe.embedding_scale:
-            x_BTD = x_BTD * self.config.width**0.5
-        if self.positions is not None:
-            at = context.positions_BT
-            if at is None:
-                at = torch.arange(tokens_BT.shape[1], device=tokens_BT.device) + context.offset
-            x_BTD = x_BTD + self.positions(at).to(x_BTD.dtype)
-        return x_BTD if self.embedding_norm is None else self.embedding_norm(x_BTD)
+    def _vectors(self, tokens_BT: Tensor) -> Tensor:
+        x_BTE: Tensor = self.embedding(tokens_BT)
+        return x_BTE * self.config.width**0.5 if self.config.recipe.embedding_scale else x_BTE
 
     def _logits(self, x_BTD: Tensor) -> Tensor:
         if self.multiplier != 1.0:
             x_BTD = x_BTD * self.multiplier
+        recipe: Any = self.config.recipe
+        if recipe.head.scaled:
+            x_BTD = x_BTD * self.config.width**-0.5
+        if self.transform is not None:
+            x_BTD = self.transform(x_BTD)
         logits_BTV: Tensor = self.head(x_BTD)
-        cap = self.config.recipe.logit_softcap
+        if recipe.head.binary:
+            return torch.cat([torch.zeros_like(logits_BTV), logits_BTV], -1)
+        cap = recipe.logit_softcap
         return logits_BTV if cap is None else cap * torch.tanh(logits_BTV / cap)
 
 
@@ -155,7 +282,7 @@ def _averaged(aux: Aux) -> Aux:
     return result
 
 
-def _aux_weights(layers: Sequence[Layer]) -> dict[str, float]:
+def _aux_weights(layers: Sequence[Any]) -> dict[str, float]:
     weights: dict[str, float] = {}
     for layer in layers:
         for residual in layer.uses:

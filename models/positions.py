@@ -1,7 +1,8 @@
 """How a model knows where a token stands. A scheme's constructor is its schema.
 
 `learned` and `sinusoidal` add a vector to the embedding; `rope` turns queries and keys; `alibi`
-adds a bias to attention's scores; `none` leaves order to the mask and the recurrences.
+adds a bias to attention's scores, and so does `relative`, which learns it; `disentangled` gives the
+branch of that name vectors of distances; `none` leaves order to the mask and the recurrences.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from models.context import Context
 from models.errors import RecipeError
+from models.norm import LayerNorm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +114,68 @@ class Alibi:
         return -slope_H[:, None, None] * distance_TS
 
 
+@dataclass(frozen=True, kw_only=True)
+class Relative:
+    """A learned bias per head and bucket of distances, the same in all layers of a stack (T5,
+    1910.10683, section 2.1). Half of the buckets hold one distance each, the others widen up to
+    `max_distance`; where later positions are seen, half of all are theirs."""
+
+    buckets: int = 32
+    max_distance: int = 128
+
+    def bucket(self, behind: Tensor, causal: bool) -> Tensor:
+        """The bucket of integer distances query - key."""
+        n, first = (self.buckets, 0) if causal else (self.buckets // 2, (behind < 0).long())
+        first = first * n
+        distance = behind.clamp(min=0) if causal else behind.abs()
+        exact = n // 2
+        wide = (distance.clamp(min=1).float() / exact).log() / math.log(self.max_distance / exact)
+        far = (exact + (wide * (n - exact)).long()).clamp(max=n - 1)
+        return first + torch.where(distance < exact, distance, far)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disentangled:
+    """A learned vector per distance up to ± `max_distance`, the same in all layers (DeBERTa,
+    2006.03654, section 3.1); with `buckets`, that many on each side, exact up to half of them and
+    then logarithmic (version 2). norm: LayerNorm of the vectors."""
+
+    max_distance: int = 512
+    buckets: int | None = None
+    norm: bool = False
+
+    @property
+    def reach(self) -> int:
+        """Vectors on each side of 0."""
+        return self.buckets or self.max_distance
+
+    def index(self, behind: Tensor) -> Tensor:
+        """The row of integer distances query - key (equation 3)."""
+        if self.buckets is not None:
+            behind = self._bucket(behind, self.buckets // 2)
+        return (behind + self.reach).clamp(0, 2 * self.reach - 1)
+
+    def rows(self, length: int) -> tuple[int, int]:
+        """The first and the last row that occur in a sequence."""
+        ends = torch.tensor([1 - length, length - 1], device="cpu")
+        first, last = self.index(ends).tolist()
+        return first, last
+
+    def _bucket(self, behind: Tensor, exact: int) -> Tensor:
+        distance = behind.abs().clamp(min=exact).float()
+        widest = torch.tensor((self.max_distance - 1) / exact, device=behind.device)
+        far = ((distance / exact).log() / widest.log() * (exact - 1)).ceil() + exact
+        return torch.where(behind.abs() <= exact, behind, (far * behind.sign()).long())
+
+
 SCHEMES: dict[str, type[Any]] = {
     "none": Nothing,
     "rope": Rope,
     "learned": Learned,
     "sinusoidal": Sinusoidal,
     "alibi": Alibi,
+    "relative": Relative,
+    "disentangled": Disentangled,
 }
 
 
@@ -161,6 +219,49 @@ class SinusoidalTable(nn.Module):
         rate = self.theta ** -(torch.arange(n, device=positions.device) / n)
         angle = positions[..., None] * rate
         return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+class RelativeTable(nn.Embedding):
+    """The biases (buckets, H) of a stack, all of whose attention looks back alone, or none."""
+
+    def __init__(self, scheme: Relative, n_heads: int, causal: bool) -> None:
+        super().__init__(scheme.buckets, n_heads)
+        self.scheme, self.causal = scheme, causal
+
+    def reset_parameters(self) -> None:
+        """Nothing: set in `models.init`."""
+
+    def between(self, offset: int, length: int) -> Tensor:
+        """Biases (H, T, S) of queries [offset, offset + T) and the S = offset + T keys so far."""
+        behind_TS = _behind(offset, length, self.weight.device)
+        bias_TSH: Tensor = super().forward(self.scheme.bucket(behind_TS, self.causal))
+        return bias_TSH.permute(2, 0, 1)
+
+
+class DistanceTable(nn.Embedding):
+    """The vectors (2 reach, D) of a stack."""
+
+    def __init__(self, scheme: Disentangled, width: int, eps: float) -> None:
+        super().__init__(2 * scheme.reach, width)
+        self.scheme = scheme
+        self.norm = LayerNorm(width, eps, bias=True) if scheme.norm else None
+
+    def reset_parameters(self) -> None:
+        """Nothing: set in `models.init`."""
+
+    def between(self, offset: int, length: int) -> tuple[Tensor, Tensor]:
+        """The vectors (R, D) of the distances that occur, and which of them each query and key
+        have (T, S)."""
+        index_TS = self.scheme.index(_behind(offset, length, self.weight.device))
+        first, last = self.scheme.rows(length)
+        rows_RD = self.weight[first : last + 1]
+        return (rows_RD if self.norm is None else self.norm(rows_RD)), index_TS - first
+
+
+def _behind(offset: int, length: int, device: torch.device) -> Tensor:
+    """Distances query - key (T, S)."""
+    key_S = torch.arange(offset + length, device=device)
+    return key_S[offset:, None] - key_S
 
 
 def turn(x_BTHK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

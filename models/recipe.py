@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from models import limits, registry, schema
+from models import limits, registry, schema, sight
 from models.errors import Key, RecipeError
+from models.objective import objective
 from models.pattern import Layer, parse, tile
 
 __all__ = ["InitSpec", "ModelConfig", "NormSpec", "Recipe", "RecipeError"]
@@ -45,8 +46,21 @@ class DepthSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A family of models: everything but width, depth and vocabulary.
+class HeadSpec:
+    """What stands before the logits. transform: a dense layer to the embedding's width and this
+    activation, and with `norm` a LayerNorm (BERT's). bias: on the logits. scaled: the stream is
+    divided by √width (T5's tied head). binary: one logit z per position, as the classes' (0, z)."""
+
+    transform: Literal["none", "relu", "gelu", "gelu_tanh", "silu"] = "none"
+    norm: bool = False
+    bias: bool = False
+    scaled: bool = False
+    binary: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackSpec:
+    """Layers and what stands around them.
 
     `branches` holds the options of each branch that the pattern names. A name is a registered
     branch, or any other with `type:` naming one (`swa: {type: attention, window: 1024}`). `prefix`
@@ -58,30 +72,12 @@ class Recipe:
     branches: Mapping[str, Any] = field(default_factory=dict)
     norm: Mapping[str, Any] | NormSpec = field(default_factory=NormSpec)
     positions: str | Mapping[str, Any] = "none"
-    tied: bool = False
     embedding_norm: bool = False
-    embedding_scale: bool = False
-    logit_softcap: float | None = None
-    init: str | Mapping[str, Any] | InitSpec = field(default_factory=InitSpec)
-    depth: Mapping[str, Any] | DepthSpec = field(default_factory=DepthSpec)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", _spec(NormSpec, self.norm, ("norm",)))
-        object.__setattr__(self, "depth", _spec(DepthSpec, self.depth, ("depth",)))
-        init = {"scheme": self.init} if isinstance(self.init, str) else self.init
-        object.__setattr__(self, "init", _spec(InitSpec, init, ("init",)))
         object.__setattr__(self, "positions", registry.positions(self.positions, ("positions",)))
         object.__setattr__(self, "branches", self._resolved_branches())
-
-    @classmethod
-    def from_dict(cls, options: Options) -> Self:
-        """Read a recipe; RecipeError names the first thing that is wrong in it."""
-        return cls(**schema.check(options, cls))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every key with its default filled in; `from_dict` reads it back."""
-        plain: dict[str, Any] = _plain(self)
-        return plain
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -92,12 +88,6 @@ class Recipe:
     def first_layers(self) -> tuple[Layer, ...]:
         """Layers before the pattern."""
         return parse(self.prefix, ("prefix",))
-
-    def at(self, *, width: int, n_layers: int, vocab_size: int) -> ModelConfig:
-        """The member of this family with that shape; RecipeError if it cannot be built."""
-        config = ModelConfig(recipe=self, width=width, n_layers=n_layers, vocab_size=vocab_size)
-        config.validate()
-        return config
 
     def _resolved_branches(self) -> dict[str, dict[str, Any]]:
         known = registry.branches()
@@ -127,6 +117,89 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Encoder(StackSpec):
+    """The stack that reads the source. Norm, positions and the embedding's norm are those of the
+    recipe, and it has as many layers as the decoder, unless given."""
+
+    n_layers: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator:
+    """ELECTRA's second model, which proposes replacements: this recipe at `fraction` of the width
+    and with the head of a masked model, its tokens' vectors shared. `branches` are those that it
+    has otherwise."""
+
+    fraction: float = 0.25
+    branches: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(StackSpec):
+    """A family of models: everything but width, depth and vocabulary.
+
+    `embedding_width` is that of the tokens' vectors, where it is not the model's.
+    """
+
+    encoder: Mapping[str, Any] | Encoder | None = None
+    objective: str | Mapping[str, Any] = "causal"
+    generator: Mapping[str, Any] | Generator | None = None
+    embedding_width: int | None = None
+    embedding_scale: bool = False
+    tied: bool = False
+    head: Mapping[str, Any] | HeadSpec = field(default_factory=HeadSpec)
+    logit_softcap: float | None = None
+    init: str | Mapping[str, Any] | InitSpec = field(default_factory=InitSpec)
+    depth: Mapping[str, Any] | DepthSpec = field(default_factory=DepthSpec)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "head", _spec(HeadSpec, self.head, ("head",)))
+        object.__setattr__(self, "depth", _spec(DepthSpec, self.depth, ("depth",)))
+        init = {"scheme": self.init} if isinstance(self.init, str) else self.init
+        object.__setattr__(self, "init", _spec(InitSpec, init, ("init",)))
+        object.__setattr__(self, "objective", registry.objective(self.objective, ("objective",)))
+        if self.encoder is not None:
+            object.__setattr__(self, "encoder", self._resolved_encoder(self.encoder))
+        if self.generator is not None:
+            generator = _spec(Generator, self.generator, ("generator",))
+            object.__setattr__(self, "generator", generator)
+        sight.check(self)
+
+    @classmethod
+    def from_dict(cls, options: Options) -> Self:
+        """Read a recipe; RecipeError names the first thing that is wrong in it."""
+        return cls(**schema.check(options, cls))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every key with its default filled in; `from_dict` reads it back."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+    @property
+    def task(self) -> Any:
+        """The objective as an object of `models.objective`."""
+        return objective(dict(self.objective))  # type: ignore[arg-type]
+
+    def at(self, *, width: int, n_layers: int, vocab_size: int) -> ModelConfig:
+        """The member of this family with that shape; RecipeError if it cannot be built."""
+        config = ModelConfig(recipe=self, width=width, n_layers=n_layers, vocab_size=vocab_size)
+        config.validate()
+        return config
+
+    def _resolved_encoder(self, given: Mapping[str, Any] | Encoder) -> Encoder:
+        if isinstance(given, Encoder):
+            return given
+        inherited = {name: getattr(self, name) for name in ("norm", "positions", "embedding_norm")}
+        if isinstance(given, Mapping):
+            given = {name: _plain(value) for name, value in inherited.items()} | dict(given)
+        try:
+            return Encoder(**schema.check(given, Encoder))
+        except RecipeError as error:
+            raise error.within("encoder") from None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A recipe at one shape."""
 
@@ -141,16 +214,56 @@ class ModelConfig:
             value = getattr(self, name)
             if not schema.matches(value, int) or value < 1:
                 raise RecipeError((name,), value, "a whole number from 1 up", "wrong value")
-        for use in {use.name for layer in self.layers() for use in layer}:
-            options = dict(self.recipe.branches[use])
+        self._validate(self.recipe, self.layers())
+        if isinstance(self.recipe.encoder, Encoder):
+            try:
+                self._validate(self.recipe.encoder, self.encoder_layers())
+            except RecipeError as error:
+                raise error.within("encoder") from None
+        if self.generator is not None:
+            self.generator.validate()
+
+    def _validate(self, spec: StackSpec, layers: tuple[Layer, ...]) -> None:
+        for use in {use.name for layer in layers for use in layer}:
+            options = dict(spec.branches[use])
             try:
                 limits.check(options.pop("type"), self.width, options)
             except RecipeError as error:
                 raise error.within("branches", use) from None
 
     def layers(self) -> tuple[Layer, ...]:
-        """Every layer, first to last."""
+        """Every layer, first to last; of an encoder-decoder, the decoder's."""
         return tile(self.recipe.layers, self.n_layers, self.recipe.first_layers)
+
+    def encoder_layers(self) -> tuple[Layer, ...]:
+        """Every layer of the encoder, none if there is no encoder."""
+        spec = self.recipe.encoder
+        if not isinstance(spec, Encoder):
+            return ()
+        return tile(spec.layers, spec.n_layers or self.n_layers, spec.first_layers)
+
+    @property
+    def generator(self) -> ModelConfig | None:
+        """ELECTRA's second model: a masked model, narrower, of the same pattern."""
+        spec, recipe = self.recipe.generator, self.recipe
+        if not isinstance(spec, Generator):
+            return None
+        options = recipe.to_dict() | {
+            "generator": None,
+            "objective": {"type": "masked", "probability": recipe.task.probability},
+            "branches": recipe.to_dict()["branches"] | dict(spec.branches),
+            "embedding_width": recipe.embedding_width or self.width,
+            "head": {"transform": "gelu", "norm": True, "bias": True},
+            "tied": True,
+        }
+        width = max(8, round(spec.fraction * self.width / 8) * 8)
+        try:
+            recipe = Recipe.from_dict(options)
+            return ModelConfig(
+                recipe=recipe, width=width, n_layers=self.n_layers, vocab_size=self.vocab_size
+            )
+        except RecipeError as error:
+            raise error.within("generator") from None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` reads it back."""

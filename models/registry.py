@@ -21,6 +21,7 @@ from typing import Any
 
 from models import schema
 from models.errors import Key, RecipeError
+from models.objective import OBJECTIVES
 from models.schema import REQUIRED, Schema
 
 PACKAGE = Path(__file__).parent
@@ -73,14 +74,25 @@ def schemes() -> dict[str, Entry]:
 
 def positions(value: object, key: Key) -> dict[str, Any]:
     """`"rope"` or `{type: rope, theta: …}` with every default filled in."""
+    known = {name: entry.options for name, entry in schemes().items()}
+    return _typed(value, known, key, "position scheme")
+
+
+def objective(value: object, key: Key) -> dict[str, Any]:
+    """`"masked"` or `{type: masked, probability: …}` with every default filled in."""
+    return _typed(value, OBJECTIVES, key, "objective")
+
+
+def _typed(value: object, known: Mapping[str, Any], key: Key, what: str) -> dict[str, Any]:
     options = {"type": value} if isinstance(value, str) else value
     if not isinstance(options, Mapping):
-        raise RecipeError(key, value, schemes(), "not a position scheme")
-    kind = options.get("type")
-    if kind not in schemes():
-        raise RecipeError((*key, "type"), kind, schemes(), "unknown position scheme")
+        article = "an" if what[0] in "aeiou" else "a"
+        raise RecipeError(key, value, known, f"not {article} {what}")
+    kind: Any = options.get("type")
+    if kind not in known:
+        raise RecipeError((*key, "type"), kind, known, f"unknown {what}")
     rest = {name: item for name, item in options.items() if name != "type"}
-    return {"type": kind, **schema.check(rest, schemes()[kind].options, key)}
+    return {"type": kind, **schema.check(rest, known[kind], key)}
 
 
 def _items(table: ast.Dict) -> Iterator[tuple[ast.expr, ast.expr]]:

@@ -40,12 +40,13 @@ class Mask:
 
     def pairs(self, n_queries: int, n_keys: int) -> int:
         """How many (query, key) pairs see each other; queries are the last positions of keys'."""
+        if self.is_plain and not self.causal:
+            return n_queries * n_keys
         if self.stride is None and not self.n_global and n_queries == n_keys:
             reach = min(self.window or n_keys, n_keys)
             behind = reach * n_queries - reach * (reach - 1) // 2
             return behind if self.causal else 2 * behind - n_queries
-        key_S = torch.arange(n_keys, device="cpu")
-        return int(self.visible(key_S[n_keys - n_queries :], key_S).sum())
+        return int(self.visible(*_positions(n_queries, n_keys, torch.device("cpu"))).sum())
 
     @property
     def is_plain(self) -> bool:
@@ -56,8 +57,14 @@ class Mask:
 @lru_cache(maxsize=32)
 def visible(mask: Mask, n_queries: int, n_keys: int, device: torch.device) -> Tensor:
     """The mask of queries that are the last of the keys' positions, made once."""
-    key_S = torch.arange(n_keys, device=device)
-    return mask.visible(key_S[n_keys - n_queries :], key_S)
+    return mask.visible(*_positions(n_queries, n_keys, device))
+
+
+def _positions(n_queries: int, n_keys: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of queries that end where the keys end; of a longer decoder's some are negative."""
+    return torch.arange(n_keys - n_queries, n_keys, device=device), torch.arange(
+        n_keys, device=device
+    )
 
 
 def flops(mask: Mask, n_queries: int, n_keys: int, n_heads: int, k_width: int, v_width: int) -> int:
@@ -122,7 +129,8 @@ def attend(
     if blockwise:
         assert window is not None
         return _blockwise(q_BTHK, k_BSGK, v_BSGV, window, scale, segments)
-    if mask.is_plain and segments is None and bias_HTS is None and n_queries in (n_keys, 1):
+    full = mask.is_plain and (not mask.causal or n_queries in (n_keys, 1))
+    if full and segments is None and bias_HTS is None:
         return _sdpa(q_BTHK, k_BSGK, v_BSGV, None, scale, causal=mask.causal and n_queries > 1)
     seen = visible(mask, n_queries, n_keys, q_BTHK.device)
     if segments is not None:

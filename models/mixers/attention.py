@@ -13,7 +13,7 @@ from models.engines import softmax
 from models.limits import kv_heads, split_heads
 from models.linear import Linear
 from models.norm import RMSNorm
-from models.positions import Alibi, Rope, scheme, table_for, turn
+from models.positions import Alibi, Relative, Rope, scheme, table_for, turn
 
 
 class Attention(Branch, name="attention"):
@@ -55,6 +55,7 @@ class Attention(Branch, name="attention"):
         positions = scheme(frame.positions)
         self.rope = positions if isinstance(positions, Rope) else None
         self.alibi = positions if isinstance(positions, Alibi) else None
+        self.relative = isinstance(positions, Relative)
         inner = self.n_heads * self.head_width
         self.qkv = Linear(frame.width, inner + 2 * self.n_kv_heads * self.head_width, bias=bias)
         self.q_norm, self.k_norm = (
@@ -97,6 +98,9 @@ class Attention(Branch, name="attention"):
 
     def _bias(self, q_BTHK: Tensor, k_BSGK: Tensor, context: Context) -> Tensor | None:
         alibi = self.alibi
+        if self.relative:  # made once for the stack; of the keys that a window has left
+            bias_HTS: Tensor = context.relative[..., -k_BSGK.shape[1] :]
+            return bias_HTS
         if alibi is None:
             return None
         n_queries, n_keys = q_BTHK.shape[1], k_BSGK.shape[1]

@@ -10,6 +10,7 @@ import torch
 from ruamel.yaml import YAML
 
 from models import Model, ModelConfig, Recipe, build
+from models.sight import looking_ahead
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "models"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
@@ -49,6 +50,34 @@ class Zoo:
             for parameter in model.parameters():
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
         return model.to(dtype)
+
+    @staticmethod
+    def logits(model: Model, x_BT: torch.Tensor, **context: Any) -> torch.Tensor:
+        """Of the tokens that logits follow; an encoder reads a source of its own."""
+        if model.encoder is None:
+            return model(x_BT, **context)
+        return model(Zoo.tokens(len(x_BT), 9, seed=7), decoder_tokens=x_BT, **context)
+
+    @staticmethod
+    def example(model: Model, batch: int, length: int) -> dict[str, torch.Tensor]:
+        """Something to learn by heart, as `models.training.losses` takes it."""
+        x_BT = Zoo.tokens(batch, length)
+        if model.encoder is not None:
+            source = Zoo.tokens(batch, 9, seed=7)
+            return {"tokens_BT": x_BT, "targets_BT": x_BT.roll(-1, 1), "sources_BS": source}
+        if model.generator is not None:
+            text = x_BT.clamp(max=VOCAB - 2)
+            hidden = text.clone()
+            hidden[:, ::4] = VOCAB - 1
+            return {"tokens_BT": hidden, "targets_BT": text}
+        if model.config.recipe.head.binary:
+            return {"tokens_BT": x_BT, "targets_BT": x_BT % 2}
+        return {"tokens_BT": x_BT, "targets_BT": x_BT.roll(-1, 1)}
+
+    @staticmethod
+    def sees_all(model: Model) -> bool:
+        """Whether a position sees later ones, so that there is nothing to decode."""
+        return bool(looking_ahead(model.config.recipe))
 
     @staticmethod
     def tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:

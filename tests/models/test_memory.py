@@ -17,7 +17,8 @@ def test_activations_are_those_of_a_real_run(zoo: Any, name: str, width: int) ->
     config = zoo.small(name, width)
     model = build(config)
     model.init_weights(0)
-    real = saved_bytes(model, zoo.tokens(2, 48))
+    x = zoo.tokens(2, 48)
+    real = saved_bytes(model, {"tokens_BT": x, "targets_BT": x})
     derived = training_memory(config, batch_size=2, sequence_length=48)
     assert derived.activations == pytest.approx(real, rel=0.1)
     assert derived.weights == 4 * cost(config, 48).params.total

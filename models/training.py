@@ -1,0 +1,76 @@
+"""One forward pass of training, whatever the architecture and the objective."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.branch import Aux
+from models.electra import forge
+from models.loss import LossParts, cross_entropy
+from models.model import Model
+
+
+class Pass(NamedTuple):
+    """`parts` are of the objective's targets, `balance` is the weighted sum of the auxiliary
+    losses, `aux` those and statistics as they are."""
+
+    parts: LossParts
+    balance: Tensor | None
+    aux: Aux
+
+    @property
+    def total(self) -> Tensor:
+        """What to differentiate."""
+        return self.parts.total if self.balance is None else self.parts.total + self.balance
+
+
+def losses(
+    model: Model,
+    tokens_BT: Tensor,
+    targets_BT: Tensor,
+    weights_BT: Tensor | None = None,
+    *,
+    sources_BS: Tensor | None = None,
+    segments_BT: Tensor | None = None,
+    positions_BT: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Pass:
+    """`tokens_BT` are what the stack that leads to the logits reads; `sources_BS` an encoder's.
+
+    With a generator the tokens are the text with masks in places and the targets the text: the
+    targets of the model proper are made here. ELECTRA's sum of losses is divided by its λ, so that
+    the loss that is reported is the model's own.
+    """
+    weighed = []
+    forged = None
+    if model.generator is not None:
+        if weights_BT is None:
+            weights_BT = torch.ones_like(targets_BT, dtype=torch.float32)
+        forged = forge(model, tokens_BT, targets_BT, weights_BT, segments_BT, positions_BT)
+        tokens_BT, targets_BT = forged.tokens_BT, forged.replaced_BT
+        weighed.append(forged.loss / model.config.recipe.task.weight)
+    if sources_BS is None:
+        out = model.run(tokens_BT, segments_BT=segments_BT, positions_BT=positions_BT)
+    else:
+        out = model.run(sources_BS, decoder_tokens=tokens_BT)
+    parts = cross_entropy(out.logits, targets_BT, weights_BT, label_smoothing, z_loss)
+    weighed += [out.aux[name] * weight for name, weight in model.aux_weights.items()]
+    aux = out.aux if forged is None else {**out.aux, "generator": forged.loss}
+    return Pass(parts, torch.stack(weighed).sum() if weighed else None, aux)
+
+
+def blank(model: Model, batch_size: int, sequence_length: int) -> dict[str, Tensor]:
+    """Inputs of `losses`, all token 0, as long as the objective makes them of rows of text."""
+    source, length = model.config.recipe.task.lengths(sequence_length)
+    place = model.embedding.weight.device
+
+    def zeros(n: int) -> Tensor:
+        return torch.zeros(batch_size, n, dtype=torch.long, device=place)
+
+    if model.encoder is None:
+        return {"tokens_BT": zeros(source + length), "targets_BT": zeros(source + length)}
+    return {"tokens_BT": zeros(length), "targets_BT": zeros(length), "sources_BS": zeros(source)}
