@@ -1,6 +1,10 @@
 """The Ray cluster that gangs run on: this machine's own, or one that is there."""
 
 import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -11,6 +15,7 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def local(cpus: int, gpus: int = 0, temp_dir: Path | None = None) -> None:
@@ -29,18 +34,18 @@ def local(cpus: int, gpus: int = 0, temp_dir: Path | None = None) -> None:
 
 
 def connect(address: str) -> None:
-    """Join a running cluster. Off this machine only with Ray's token authentication.
+    """Join a running cluster; `auto` is the one that RAY_ADDRESS names, or this machine's.
 
     Raises:
         ValueError: the address is not loopback and RAY_AUTH_MODE is not `token`, so anybody who
             reaches the cluster could run code on it (CVE-2023-48022).
     """
-    host = address.removeprefix("ray://").rsplit(":", 1)[0]
-    loopback = host in ("auto", "localhost", "127.0.0.1", "::1")
+    named = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    host = named.removeprefix("ray://").rsplit(":", 1)[0].strip("[]")
     mode = os.environ.get("RAY_AUTH_MODE", "unset")
-    if not loopback and mode != "token":
+    if host not in ("auto", *LOOPBACK) and mode != "token":
         raise ValueError(
-            f"cluster address {address} is not on this machine and RAY_AUTH_MODE is {mode}; "
+            f"cluster address {named} is not on this machine and RAY_AUTH_MODE is {mode}; "
             "allowed: RAY_AUTH_MODE=token"
         )
     _on_loopback(False)
@@ -60,12 +65,44 @@ def _on_loopback(alone: bool) -> None:
 
 
 def _connect(**options: object) -> None:
+    """Ray exits at SIGTERM wherever it stands: whoever set a handler before keeps it."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    handler = signal.getsignal(signal.SIGTERM)
     ray.init(log_to_driver=False, logging_level="ERROR", **options)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def resources() -> dict[str, float]:
     """What the cluster has in all: CPU, GPU, memory in bytes."""
     total: dict[str, float] = ray.cluster_resources()
     return total
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the cluster; `resources` are its CPU, GPU and memory."""
+
+    id: str
+    address: str
+    is_alive: bool
+    resources: dict[str, float]
+
+
+def nodes() -> list[Node]:
+    """Every node that the cluster has or had."""
+    return [
+        Node(node["NodeID"], node["NodeManagerAddress"], node["Alive"], node["Resources"])
+        for node in ray.nodes()
+    ]
+
+
+def wait_for_nodes(wanted: int, seconds: float) -> int:
+    """How many nodes live: as soon as there are `wanted`, or after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while (found := sum(node.is_alive for node in nodes())) < wanted:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    return found

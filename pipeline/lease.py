@@ -23,8 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
-
+from launch.process import born
 from pipeline.errors import BusyError, LostLeadError, StudyError
 
 BEAT = 2.0
@@ -198,7 +197,7 @@ def _tell(descriptor: int, leader: Leader) -> None:
 def _myself() -> Leader:
     since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     pid = os.getpid()
-    return Leader(getpass.getuser(), socket.gethostname(), _machine(), pid, _born(pid), since)
+    return Leader(getpass.getuser(), socket.gethostname(), _machine(), pid, born(pid), since)
 
 
 def _machine() -> str:
@@ -212,18 +211,4 @@ def _machine() -> str:
 
 def _is_dead_here(holder: Leader) -> bool:
     """Whether the holder is a process of this machine that is no more."""
-    return holder.machine == _machine() and _born(holder.pid) != holder.born
-
-
-def _born(pid: int) -> str:
-    """When a living process started, by a clock that nobody sets; empty if there is none."""
-    if sys.platform == "linux":
-        try:
-            state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return ""
-        return "" if state in "ZX" else numbers[18]
-    try:
-        return str(psutil.Process(pid).create_time())
-    except psutil.NoSuchProcess:
-        return ""
+    return holder.machine == _machine() and born(holder.pid) != holder.born

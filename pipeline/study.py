@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -14,17 +13,22 @@ from rich.console import Console
 from data.prepare import Prepared, Progress, prepare
 from launch.journal import read_run
 from pipeline import show
+from pipeline.cluster_file import Cluster
 from pipeline.config import Study, fingerprint
 from pipeline.errors import StudyError
 from pipeline.fits import fit_table, fitted
 from pipeline.forwarder import Forwarder
-from pipeline.lease import leading
-from pipeline.plan import Plan, Tokens, make_plan, run_folder, short
+from pipeline.grids.base import short
+from pipeline.lease import Lease, leading
+from pipeline.machine import Machine
+from pipeline.plan import Plan, Tokens
+from pipeline.planner import make_plan
 from pipeline.preflight import expected_seconds, makespan
 from pipeline.progress import Task, task
 from pipeline.publish import publish
 from pipeline.records import table, write_table
 from pipeline.rules import source
+from pipeline.runs import run_folder
 from pipeline.sweep import Job, Sweep, unfinished
 from pipeline.tracking import Tracker
 
@@ -39,16 +43,20 @@ class Ready:
     wall: float
 
 
-def run_study(study: Study, console: Console, slots: int | None = None) -> dict[str, Any]:
+def run_study(
+    study: Study, console: Console, slots: int | None = None, cluster: Cluster | None = None
+) -> dict[str, Any]:
     """Do whatever of the study is not done yet, and show what came of it.
 
     Raises:
         BusyError: another process leads this study.
+        LostLeadError: another process took the lead of it.
         StudyError: a run failed for good, or nothing finished.
     """
-    with leading(study.folder), Machine(study, slots) as machine:
+    say = partial(console.print, markup=False)
+    with leading(study.folder) as lease, Machine(study, slots, cluster, say) as machine:
         ready = _preflight(study, console, machine)
-        _train(study, console, machine, ready)
+        _train(study, console, machine, ready, lease)
         return _fit(study, console, ready.plan)
 
 
@@ -76,49 +84,6 @@ def read_plan(study: Study) -> Plan:
 def jobs(study: Study, plan: Plan, seconds: dict[str, float]) -> list[Job]:
     """Every run of the plan with its folder and expected seconds."""
     return [Job(run, run_folder(study, run), seconds[run.fingerprint()]) for run in plan.runs]
-
-
-class Machine:
-    """The slots of this machine, and its Ray cluster, started when something first needs it."""
-
-    def __init__(self, study: Study, slots: int | None):
-        parallel = study.parallel
-        cores, gpus = len(os.sched_getaffinity(0)), _gpus(parallel.gpus_per_rank)
-        self.slots = slots or (int(gpus / parallel.gpus_per_rank) if gpus else cores)
-        self._cpus, self._gpus = max(self.slots, cores), gpus
-        self._is_up = False
-        if self.slots < parallel.ranks:
-            raise StudyError(
-                f"parallel.ranks: given {parallel.ranks}, "
-                f"allowed: at most the {self.slots} slots of this machine"
-            )
-
-    def start(self) -> None:
-        """Bring Ray up, once."""
-        if not self._is_up:
-            from launch import cluster
-
-            cluster.local(self._cpus, self._gpus)
-            self._is_up = True
-
-    def __enter__(self) -> Machine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._is_up:
-            from launch import cluster
-
-            cluster.shutdown()
-
-
-def _gpus(per_rank: float) -> int:
-    if per_rank == 0:
-        return 0
-    import torch
-
-    if (found := int(torch.cuda.device_count())) == 0:
-        raise StudyError(f"parallel.gpus_per_rank: given {per_rank}, allowed: 0 as there is no GPU")
-    return found
 
 
 def _preflight(study: Study, console: Console, machine: Machine) -> Ready:
@@ -169,7 +134,7 @@ def _show_tokens(work: Task, progress: Progress) -> None:
     work.update(progress.done, f"{progress.stage}{rate}", total=progress.total)
 
 
-def _train(study: Study, console: Console, machine: Machine, ready: Ready) -> None:
+def _train(study: Study, console: Console, machine: Machine, ready: Ready, lease: Lease) -> None:
     left = unfinished(jobs(study, ready.plan, ready.seconds))
     if not left:
         return
@@ -182,26 +147,27 @@ def _train(study: Study, console: Console, machine: Machine, ready: Ready) -> No
         sweep = Sweep(
             slots=machine.slots,
             retries=study.train.retries,
-            open_worker=gang.Gang,
+            open_worker=partial(gang.Gang, epoch=lease.epoch),
             wait_any=gang.wait_any,
             on_change=lambda sweep: _show_sweep(work, sweep, len(left)),
             say=say,
         )
         with Forwarder(tracker(study), study.folder / "runs", say):
             sweep.run(left)
-        busy = _record_sweep(study, sweep, work.elapsed)
+        lease.check()
+        busy = _record_sweep(study, sweep, work.elapsed, lease.epoch)
         work.update(total, f"{len(sweep.ended)} runs ended; slots training {busy:.0%} of the time")
     if sweep.failed:
         names = ", ".join(f"{job.run.name} ({job.folder})" for job in sweep.failed)
         raise StudyError(f"{len(sweep.failed)} runs failed for good: {names}")
 
 
-def _record_sweep(study: Study, sweep: Sweep[Any], wall: float) -> float:
+def _record_sweep(study: Study, sweep: Sweep[Any], wall: float, epoch: int) -> float:
     """Add a line to ``sweeps.jsonl``; the share of the slots' time that went into training."""
     ends = [read_run(job.folder).end for job in sweep.ended]
     trained = sum(end.train_seconds or 0.0 for end in ends if end)
     busy = trained / (sweep.slots * wall)
-    line = {"ended": time.time(), "slots": sweep.slots, "runs": len(ends)}
+    line = {"ended": time.time(), "epoch": epoch, "slots": sweep.slots, "runs": len(ends)}
     line |= {"wall_seconds": wall, "train_seconds": trained, "busy": busy}
     with (study.folder / "sweeps.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
@@ -231,5 +197,5 @@ def _fit(study: Study, console: Console, plan: Plan) -> dict[str, Any]:
 
 
 def tracker(study: Study) -> Tracker:
-    """The study's experiment in its own store."""
-    return Tracker(None, study.folder, study.name)
+    """The study's experiment in its store."""
+    return Tracker(study.mlflow, study.folder, study.name)

@@ -7,6 +7,7 @@ no tag constructs an object, and a key given twice is an error.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,15 @@ def read_yaml(path: Path | str, overrides: list[str] | None = None) -> YamlFile:
     for override in overrides or []:
         _apply(file, override)
     return file
+
+
+def dump_yaml(value: Any) -> str:
+    """Plain values as YAML, in their own order, a line each."""
+    yaml, text = YAML(typ="safe", pure=True), StringIO()
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
+    yaml.width = 2**16
+    yaml.dump(value, text)
+    return text.getvalue()
 
 
 def _apply(file: YamlFile, text: str) -> None:

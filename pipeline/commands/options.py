@@ -38,6 +38,15 @@ Overrides = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")
 ]
+ClusterOption = Annotated[
+    str,
+    typer.Option(
+        "--cluster",
+        "-c",
+        envvar="ISOFLOP_CLUSTER",
+        help="A cluster's YAML file, or a name under configs/clusters.",
+    ),
+]
 SlotsOption = Annotated[
     int | None, typer.Option("--slots", min=1, help="Cores to train on (default: all).")
 ]

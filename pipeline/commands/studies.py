@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from functools import partial
 from typing import Annotated
@@ -18,6 +19,7 @@ from pipeline.commands.options import (
     console,
     print_json,
 )
+from pipeline.errors import BusyError
 
 
 @app.command(
@@ -27,16 +29,33 @@ def run(
     study: StudyArgument,
     overrides: Overrides = None,
     slots: SlotsOption = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", "-c", help="On a node of it: train on all of its nodes."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="If it is being run already, watch it.")
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Run a whole study: tokens, plan, training, laws, MLflow. Run again, it goes on."""
+    from pipeline.cluster_file import load_cluster
     from pipeline.config import load_study
 
     loaded = load_study(study, overrides, check=True)
+    joined = load_cluster(cluster) if cluster else None
     from pipeline.study import run_study
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        run_study(loaded, console(), slots)
+        run_study(loaded, console(), slots, joined)
+    except BusyError as busy:
+        if not follow:
+            raise
+        console().print(str(busy).partition(";")[0], markup=False)
+        from pipeline.watch import watch as watch_study
+
+        watch_study(loaded, console())
     except KeyboardInterrupt:
         console().print("stopped; every run has saved its state, and the same command goes on")
         raise typer.Exit(130) from None
@@ -74,13 +93,20 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Refresh until all runs have ended.")
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", "-c", help="Where it runs: a cluster's file, or its name."),
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Where every run of a study stands, read from the journals."""
+    from pipeline.cluster_file import load_cluster
     from pipeline.config import load_study
     from pipeline.status import show_status, status_rows
 
+    if cluster:
+        overrides = [*(overrides or []), f"output={load_cluster(cluster).shared}"]
     loaded = load_study(study, overrides)
     if as_json:
         print_json(status_rows(loaded))
@@ -108,5 +134,5 @@ def ui(
     from pipeline.config import load_study
     from pipeline.mlflow_ui import serve_ui
 
-    say = partial(console().print, markup=False)
-    sys.exit(serve_ui(load_study(study, overrides).folder, port, say=say))
+    say, loaded = partial(console().print, markup=False), load_study(study, overrides)
+    sys.exit(serve_ui(loaded.folder, port, loaded.mlflow, say))

@@ -1,0 +1,180 @@
+"""A Ray cluster of several nodes on this machine: each a raylet of its own, all on loopback.
+
+What is up is written into a folder of the user's own (mode 0700), token and all; `down` ends those
+processes and no others.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from launch.cluster import QUIET
+from launch.process import born, family
+
+HOST = "127.0.0.1"
+FILE = "cluster.json"
+TOKEN = "token"
+START_SECONDS = 90.0
+STOP_SECONDS = 15.0
+
+
+class LocalClusterError(ValueError):
+    """The cluster is there already, is not there, or did not start."""
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """What is up. `nodes` are the processes of `ray start`, the head first."""
+
+    address: str
+    dashboard: str
+    token_file: str
+    temp_dir: str
+    nodes: list[tuple[int, str]]
+
+    def processes(self) -> list[psutil.Process]:
+        """Those of its nodes that live, each with all that it started."""
+        return [process for pid, birth in self.nodes for process in family(pid, birth)]
+
+
+def find(folder: Path) -> LocalCluster | None:
+    """The cluster that is up in `folder`, if its head lives."""
+    try:
+        found = LocalCluster(**json.loads((folder / FILE).read_text()))
+    except (OSError, ValueError):
+        return None
+    return found if family(*found.nodes[0]) else None
+
+
+def up(
+    folder: Path,
+    nodes: int,
+    cpus: int,
+    gpus: int = 0,
+    scratch: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> LocalCluster:
+    """Start a head and `nodes` - 1 workers of `cpus` and `gpus` each, behind a token.
+
+    Raises:
+        LocalClusterError: one is up already, or a node did not start; then none is left.
+    """
+    if find(folder):
+        raise LocalClusterError("a local cluster is up already; `isoflop cluster down` ends it")
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    token = folder / TOKEN
+    with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    token.chmod(0o600)
+    port, dashboard = _free_ports(2)
+    temp_dir = tempfile.mkdtemp(prefix="isoflop-", dir=scratch or "/tmp")
+    head = ["--head", f"--port={port}", "--include-dashboard=true", f"--temp-dir={temp_dir}"]
+    head += [f"--dashboard-host={HOST}", f"--dashboard-port={dashboard}"]
+    worker = [f"--address={HOST}:{port}"]
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for number in range(nodes):
+            options = [*(worker if number else head), f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
+            started.append(_start(folder, number, options))
+            cluster = LocalCluster(
+                address=f"{HOST}:{port}",
+                dashboard=f"http://{HOST}:{dashboard}",
+                token_file=str(token),
+                temp_dir=temp_dir,
+                nodes=[(each.pid, born(each.pid)) for each in started],
+            )
+            (folder / FILE).write_text(json.dumps(asdict(cluster), indent=1) + "\n")
+            _wait(started[-1], folder / f"node-{number}.log", dashboard)
+            say(f"node {number + 1} of {nodes} is up, with {cpus} CPUs and {gpus} GPUs")
+    except BaseException:
+        down(folder)
+        raise
+    return cluster
+
+
+def down(folder: Path) -> int:
+    """End the cluster that was started from `folder`; how many processes that were."""
+    try:
+        cluster = LocalCluster(**json.loads((folder / FILE).read_text()))
+    except FileNotFoundError:
+        raise LocalClusterError("no local cluster is up") from None
+    found = cluster.processes()
+    _end(found)
+    shutil.rmtree(cluster.temp_dir, ignore_errors=True)
+    for name in (FILE, TOKEN):
+        (folder / name).unlink(missing_ok=True)
+    return len(found)
+
+
+def environment(token_file: str) -> dict[str, str]:
+    """What a process of the cluster, or one that joins it, needs of its environment."""
+    return QUIET | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": token_file,
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+    }
+
+
+def _start(folder: Path, number: int, options: list[str]) -> subprocess.Popen[bytes]:
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"),
+        *(f"--node-ip-address={HOST}", "--dashboard-agent-listen-port=0"),
+        *options,
+    ]
+    inherited = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    with (folder / f"node-{number}.log").open("wb") as log:
+        return subprocess.Popen(
+            command,
+            env=inherited | environment(str(folder / TOKEN)),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _wait(node: subprocess.Popen[bytes], log: Path, dashboard: int) -> None:
+    """Until `ray start` says that the node runs, and the dashboard of the cluster answers."""
+    deadline = time.monotonic() + START_SECONDS
+    while not (b"Ray runtime started" in log.read_bytes() and _answers(dashboard)):
+        if node.poll() is not None or time.monotonic() > deadline:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise LocalClusterError(f"a Ray node did not start ({log}):\n{tail}")
+        time.sleep(0.2)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def _end(processes: Iterable[psutil.Process]) -> None:
+    left = list(processes)
+    for signal_all in (psutil.Process.terminate, psutil.Process.kill):
+        for process in left:
+            try:
+                process.resume()
+                signal_all(process)
+            except psutil.NoSuchProcess:
+                pass
+        _, left = psutil.wait_procs(left, timeout=STOP_SECONDS)
+
+
+def _free_ports(count: int) -> list[int]:
+    held = [socket.create_server((HOST, 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in held]
+    for server in held:
+        server.close()
+    return ports

@@ -1,0 +1,83 @@
+"""The slots that a study trains on: this machine's, on a Ray of its own, or those of a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from pipeline.cluster_file import Cluster
+from pipeline.config import Study
+from pipeline.errors import StudyError
+
+JOIN_SECONDS = 120.0
+
+
+class Machine:
+    """Slots, and the Ray cluster they are on.
+
+    Without ``cluster`` Ray is this process's own, and started when something first needs it. With
+    one, this process runs on one of its nodes: as the job that `isoflop submit` made, say.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        slots: int | None,
+        cluster: Cluster | None = None,
+        say: Callable[[str], None] = print,
+    ):
+        self.cluster = cluster
+        self._is_up = False
+        per_rank = study.parallel.gpus_per_rank
+        cores, gpus = self._join(cluster, say) if cluster else _here(per_rank)
+        if per_rank and not gpus:
+            raise StudyError(
+                f"parallel.gpus_per_rank: given {per_rank}, allowed: 0 as there is no GPU"
+            )
+        self.slots = slots or (int(gpus / per_rank) if per_rank else cores)
+        self._cpus, self._gpus = max(self.slots, cores), gpus
+        if self.slots < study.parallel.ranks:
+            place = "cluster" if cluster else "machine"
+            raise StudyError(
+                f"parallel.ranks: given {study.parallel.ranks}, "
+                f"allowed: at most the {self.slots} slots of this {place}"
+            )
+
+    def start(self) -> None:
+        """Bring Ray up, once."""
+        if not self._is_up:
+            from launch import cluster
+
+            cluster.local(self._cpus, self._gpus)
+            self._is_up = True
+
+    def _join(self, cluster: Cluster, say: Callable[[str], None]) -> tuple[int, int]:
+        """CPUs and GPUs of the nodes that are there; others may come later."""
+        from launch import cluster as ray_cluster
+
+        ray_cluster.connect("auto")
+        self._is_up = True
+        found = ray_cluster.wait_for_nodes(cluster.nodes, JOIN_SECONDS)
+        if found < cluster.nodes:
+            say(f"{found} of {cluster.nodes} nodes are here; going on with these")
+        total = ray_cluster.resources()
+        return int(total.get("CPU", 0)), int(total.get("GPU", 0))
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_up:
+            from launch import cluster
+
+            cluster.shutdown()
+
+
+def _here(gpus_per_rank: float) -> tuple[int, int]:
+    """Cores of this machine, and its GPUs where they are asked for: looking takes torch."""
+    cores = len(os.sched_getaffinity(0))
+    if not gpus_per_rank:
+        return cores, 0
+    import torch
+
+    return cores, int(torch.cuda.device_count())
