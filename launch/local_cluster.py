@@ -43,6 +43,10 @@ class LocalCluster:
     temp_dir: str
     nodes: list[tuple[int, str]]
 
+    def write(self, folder: Path) -> None:
+        """Keep it for `find` and `down`."""
+        (folder / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
     def processes(self) -> list[psutil.Process]:
         """Those of its nodes that live, each with all that it started."""
         return [process for pid, birth in self.nodes for process in family(pid, birth)]
@@ -54,7 +58,7 @@ def find(folder: Path) -> LocalCluster | None:
         found = LocalCluster(**json.loads((folder / FILE).read_text()))
     except (OSError, ValueError):
         return None
-    return found if family(*found.nodes[0]) else None
+    return found if found.nodes and family(*found.nodes[0]) else None
 
 
 def up(
@@ -83,20 +87,16 @@ def up(
     head = ["--head", f"--port={port}", "--include-dashboard=true", f"--temp-dir={temp_dir}"]
     head += [f"--dashboard-host={HOST}", f"--dashboard-port={dashboard}"]
     worker = [f"--address={HOST}:{port}"]
-    started: list[subprocess.Popen[bytes]] = []
+    url = f"http://{HOST}:{dashboard}"
+    cluster = LocalCluster(f"{HOST}:{port}", url, str(token), temp_dir, nodes=[])
+    cluster.write(folder)
     try:
         for number in range(nodes):
             options = [*(worker if number else head), f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
-            started.append(_start(folder, number, options))
-            cluster = LocalCluster(
-                address=f"{HOST}:{port}",
-                dashboard=f"http://{HOST}:{dashboard}",
-                token_file=str(token),
-                temp_dir=temp_dir,
-                nodes=[(each.pid, born(each.pid)) for each in started],
-            )
-            (folder / FILE).write_text(json.dumps(asdict(cluster), indent=1) + "\n")
-            _wait(started[-1], folder / f"node-{number}.log", dashboard)
+            node = _start(folder, number, options)
+            cluster.nodes.append((node.pid, born(node.pid)))
+            cluster.write(folder)
+            _wait(node, folder / f"node-{number}.log", dashboard)
             say(f"node {number + 1} of {nodes} is up, with {cpus} CPUs and {gpus} GPUs")
     except BaseException:
         down(folder)

@@ -101,6 +101,7 @@ class SlurmCluster(Nodes):
     """``setup`` is shell that every node runs first; ``options`` are further ones of sbatch."""
 
     kind: Literal["slurm"]
+    shared: Annotated[Word, AfterValidator(_folder)]  # a directive of sbatch quotes nothing
     time: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,2}(:\d{2}){1,2}$")]
     partition: Word | None = None
     account: Word | None = None

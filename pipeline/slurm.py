@@ -31,7 +31,8 @@ set -euo pipefail
 {setup}
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={folder}/token RAY_USAGE_STATS_ENABLED=0
 read -r own _ <<<"$(hostname --ip-address)"
-options=(--block --disable-usage-stats "--node-ip-address=$own" --num-cpus={cpus} --num-gpus={gpus})
+options=(--block --disable-usage-stats --num-cpus={cpus} --num-gpus={gpus})
+options+=("--node-ip-address=$own" --dashboard-agent-listen-port=0)
 if [ "$1" = head ]; then
   options+=(--head "--port=${{2##*:}}" --dashboard-host=127.0.0.1 --dashboard-port=0)
   options+=("--temp-dir={scratch}/isoflop-$SLURM_JOB_ID")
