@@ -105,6 +105,9 @@ LIMITS: dict[str, Callable[[int, Options], object]] = {
     "mamba2": lambda width, options: inner_heads(
         width, *(options[key] for key in ("expansion", "head_width", "n_groups"))
     ),
+    "mamba3": lambda width, options: inner_heads(
+        width, options["expansion"], options["head_width"], 1
+    ),
     "moe": lambda _, options: experts(
         *(options[key] for key in ("n_experts", "top_k", "n_groups", "top_groups"))
     ),

@@ -23,6 +23,7 @@ _PYTORCH = {
     "diagonal": "torch, √T chunks side by side",
     "wkv": "torch, one diagonal recurrence",
     "conv": "torch, shifted sums",
+    "long_conv": "torch, fast Fourier transforms",
     "grouped_matmul": "torch, one matmul per group",
 }
 

@@ -16,6 +16,7 @@ from models.engines import (
     gates,
     grouped_matmul,
     linear_recurrence,
+    long_conv,
     rank_one,
     selective_scan,
     softmax,
@@ -263,6 +264,17 @@ def test_conv(length: int, packed: bool) -> None:
         return lambda x, w, b: form(x, w, b, segments)
 
     assert_same(run(conv.conv), run(conv.naive), [randn(B, length, 5), randn(5, 4), randn(5)])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("length", [1, 3, 12])
+def test_long_conv(length: int, packed: bool) -> None:
+    segments = documents(length) if packed else None
+
+    def run(form: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda x, kernel: form(x, kernel, segments)
+
+    assert_same(run(long_conv.conv), run(long_conv.naive), [randn(B, length, 5), randn(5, length)])
 
 
 @pytest.mark.parametrize("counts", [[3, 0, 2], [0, 0, 5], [5, 0, 0]])

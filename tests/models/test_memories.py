@@ -1,4 +1,4 @@
-"""Memories with exponential gates against their equations written out, without a stabilizer."""
+"""Mixers against their papers' equations written out step by step, without their engine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.branch import Frame
 from models.context import Context
+from models.mixers.mamba3 import Mamba3
 from models.mixers.mlstm import Mlstm
 from models.mixers.slstm import Slstm
 
@@ -59,3 +60,37 @@ def test_slstm_is_its_equations() -> None:
         rows.append(h)
     expected = F.layer_norm(torch.stack(rows), (6,), eps=branch.eps).flatten(1) * branch.norm_D
     torch.testing.assert_close(branch(x, Context())[0], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_mamba3_is_a_complex_state_by_the_trapezoidal_rule() -> None:
+    """Of B and C's pairs (first, second) as complex numbers, and states that do not turn."""
+    branch = random(Mamba3(FRAME, n_states=8, head_width=6, rank=2, rotated=0.5, chunk=4))
+    H, R, S, P, n = branch.n_heads, branch.rank, branch.n_states, branch.head_width, 2
+    u = torch.randn(1, 9, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    z, x, B, C, dt, A, trap, theta = torch.split(branch.into(u[0]), branch.widths, -1)
+    delta, share = F.softplus(dt + branch.dt_bias), trap.sigmoid()
+    into_r, gate_r, out_r = branch.factors_3RHP
+
+    def paired(part: Tensor, norm: Any, offset_RHS: Tensor) -> Tensor:
+        full = norm(part.view(R, 1, S)) + offset_RHS
+        turned = torch.complex(full[..., :n], full[..., n : 2 * n])
+        return torch.cat([turned, full[..., 2 * n :].to(turned.dtype)], -1)
+
+    h = torch.zeros(H, S - n, P, dtype=torch.complex128)
+    before = torch.zeros_like(h)
+    rows = []
+    for t in range(9):
+        B_t = paired(B[t], branch.B_norm, branch.offsets_2RHS[0])
+        C_t = paired(C[t], branch.C_norm, branch.offsets_2RHS[1])
+        x_t = x[t].view(1, H, P) * into_r
+        added = torch.einsum("rhs,rhp->hsp", B_t, x_t.to(B_t.dtype))
+        log_a = -F.softplus(A[t]).clamp(min=1e-4) * delta[t]
+        angle = F.pad(delta[t][:, None] * theta[t], (0, S - 2 * n))
+        a = torch.polar(log_a.exp()[:, None].expand_as(angle), -angle)[..., None]
+        weight = (share[t] * delta[t])[:, None, None]
+        h = a * (h + ((1 - share[t]) * delta[t])[:, None, None] * before) + weight * added
+        before = added
+        y = torch.einsum("rhs,hsp->rhp", C_t.conj(), h).real + branch.skip_H[:, None] * x_t
+        rows.append((y * F.silu(z[t].view(1, H, P) * gate_r) * out_r).sum(0).flatten())
+    expected = branch.out(torch.stack(rows))
+    torch.testing.assert_close(branch(u, Context())[0], expected, rtol=1e-9, atol=1e-9)

@@ -39,7 +39,8 @@ def test_no_position_sees_the_future(zoo: Any, name: str) -> None:
     logits[0, 5].square().sum().backward()
     *source, reach = (vectors.grad[0].abs().sum(-1) for vectors in captured)
     assert (reach[:6] > 0).all()
-    assert ((reach[6:] > 0) == zoo.sees_all(model)).all()
+    seen = reach > 1e-14 * reach.max()  # a Fourier transform's rounding is no sight
+    assert (seen[6:] == zoo.sees_all(model)).all()
     assert all((found > 0).all() for found in source)
 
 
