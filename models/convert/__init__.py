@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from models.assembly import build
 from models.errors import RecipeError
-from models.model import Model
+from models.model import Model, Stack
+from models.pattern import Layer
 from models.recipe import ModelConfig
 
 __all__ = ["families", "from_hf", "hf_class", "to_hf"]
@@ -45,6 +47,7 @@ def from_hf(hf_model: Any) -> Model:
     if kind not in families():
         raise RecipeError(("model_type",), kind, sorted(families()), "no converter")
     family = families()[kind]
+    hf_model.config.architectures = [type(hf_model).__name__]
     config = family.config(hf_model.config)
     model = build(config)
     theirs, ours = hf_model.state_dict(), _tensors(model)
@@ -61,11 +64,12 @@ def from_hf(hf_model: Any) -> Model:
 
 
 @torch.no_grad()
-def to_hf(model: Model) -> Any:
-    """A `transformers` model with our weights; RecipeError if no family can express the recipe."""
+def to_hf(model: Model, kind: str | None = None) -> Any:
+    """A `transformers` model with our weights, of the `model_type` given or the first that fits;
+    RecipeError if no family can express the recipe."""
     import transformers
 
-    family, kwargs = family_of(model.config)
+    family, kwargs = family_of(model.config, kind)
     hf_config = transformers.AutoConfig.for_model(**kwargs)
     hf_model = getattr(transformers, hf_class(hf_config))(hf_config)
     state: dict[str, Tensor] = {}
@@ -88,11 +92,12 @@ def _tensors(model: Model) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def family_of(config: ModelConfig) -> tuple[ModuleType, dict[str, Any]]:
+def family_of(config: ModelConfig, kind: str | None = None) -> tuple[ModuleType, dict[str, Any]]:
     """The family whose config, made from ours, describes the same model again."""
     import transformers
 
-    for family in dict.fromkeys(families().values()):
+    tried = families().values() if kind is None else [families()[kind]]
+    for family in dict.fromkeys(tried):
         try:
             kwargs = family.hf_config(config)
             again = family.config(transformers.AutoConfig.for_model(**kwargs))
@@ -106,26 +111,39 @@ def family_of(config: ModelConfig) -> tuple[ModuleType, dict[str, Any]]:
 
 
 def canonical(config: ModelConfig) -> dict[str, Any]:
-    """What a config computes: options as the built branches hold them, without how they came about
-    or how weights start."""
+    """What a config computes: options as the built branches hold them, without how they came
+    about, how weights start or what they are trained on."""
     with torch.device("meta"):
         model = build(config)
     text = config.to_dict()
-    for part in ("init", "depth"):
-        del text["recipe"][part]
-    for uses, layer in zip(config.layers(), model.layers, strict=True):
+    recipe = text["recipe"]
+    for part in ("init", "depth", "objective", "generator"):
+        del recipe[part]
+    if recipe["embedding_width"] == config.width:
+        recipe["embedding_width"] = None
+    _resolve(recipe["branches"], config.layers(), model)
+    if model.encoder is not None:
+        recipe["encoder"]["n_layers"] = len(model.encoder.layers)
+        _resolve(recipe["encoder"]["branches"], config.encoder_layers(), model.encoder)
+    return text
+
+
+def _resolve(branches: dict[str, Any], layers: Sequence[Layer], stack: Stack) -> None:
+    """Options as the built branches hold them."""
+    for uses, layer in zip(layers, stack.layers, strict=True):
         for use, residual in zip(uses, layer.uses, strict=True):  # type: ignore[arg-type]
-            options, branch = text["recipe"]["branches"][use.name], residual.branch
+            options, branch = branches[use.name], residual.branch
             for name in list(options):
                 if name in branch.derived:
                     del options[name]
                 elif isinstance(getattr(branch, name, None), int | float | str):
                     options[name] = getattr(branch, name)
-    return text
 
 
 def hf_class(hf_config: Any) -> str:
-    """The name of the class with a language-model head."""
+    """The name of the class with a language-model head: what the config says, or the family's."""
+    if hf_config.architectures:
+        return str(hf_config.architectures[0])
     family = families()[hf_config.model_type]
     default = f"{type(hf_config).__name__.removesuffix('Config')}ForCausalLM"
     return str(getattr(family, "HF_CLASS", {}).get(hf_config.model_type, default))
@@ -150,5 +168,5 @@ def _replace(model: nn.Module, name: str, value: Tensor, shape: torch.Size) -> N
 def _tied(hf_model: Any) -> list[str]:
     """Names that only repeat another weight."""
     tied = hf_model.config.get_text_config().tie_word_embeddings
-    keys = getattr(hf_model, "_tied_weights_keys", None) or {}
+    keys = getattr(hf_model, "all_tied_weights_keys", None) or hf_model._tied_weights_keys or {}
     return list(keys) if tied else []

@@ -9,16 +9,19 @@ from models.channels.activation import hidden_width
 from models.convert.rules import Rule, both, cat, same, transposed
 from models.errors import RecipeError
 from models.limits import head_width_for
-from models.recipe import ModelConfig, Recipe
+from models.recipe import ModelConfig, Recipe, StackSpec
 
 Norm = Callable[[str, str], Rule]
 
 
 def recipe_at(hf: Any, **recipe: Any) -> ModelConfig:
     """The recipe at the shape of a LLaMA-like config."""
-    return Recipe.from_dict(recipe).at(
-        width=hf.hidden_size, n_layers=hf.num_hidden_layers, vocab_size=hf.vocab_size
-    )
+    return recipe_of(recipe, hf.hidden_size, hf.num_hidden_layers, hf.vocab_size)
+
+
+def recipe_of(recipe: dict[str, Any], width: int, n_layers: int, vocab_size: int) -> ModelConfig:
+    """The recipe at a shape."""
+    return Recipe.from_dict(recipe).at(width=width, n_layers=n_layers, vocab_size=vocab_size)
 
 
 def attention_options(hf: Any, **more: Any) -> dict[str, Any]:
@@ -74,9 +77,11 @@ def shape(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def heads(config: ModelConfig, name: str = "attention") -> tuple[int, int, int]:
-    """Heads, key/value heads and head width of an attention branch."""
-    options = config.recipe.branches[name]
+def heads(
+    config: ModelConfig, name: str = "attention", spec: StackSpec | None = None
+) -> tuple[int, int, int]:
+    """Heads, key/value heads and head width of an attention branch, of the decoder or of `spec`."""
+    options = (spec or config.recipe).branches[name]
     if options["n_heads"] and options["head_width"]:
         n_heads, head_width = options["n_heads"], options["head_width"]
     elif options["n_heads"]:
@@ -84,9 +89,9 @@ def heads(config: ModelConfig, name: str = "attention") -> tuple[int, int, int]:
     else:
         head_width = options["head_width"] or head_width_for(config.width)
         n_heads = config.width // head_width
-    if options["queries_per_kv"]:
+    if options.get("queries_per_kv"):
         return n_heads, n_heads // options["queries_per_kv"], head_width
-    return n_heads, options["n_kv_heads"] or n_heads, head_width
+    return n_heads, options.get("n_kv_heads") or n_heads, head_width
 
 
 def head_keywords(config: ModelConfig, name: str = "attention") -> dict[str, Any]:
@@ -143,6 +148,12 @@ def attention(
     return [*rules, same(f"{ours}.out.weight", f"{theirs}.{out}.weight")]
 
 
+def joined(ours: str, theirs: list[str]) -> list[Rule]:
+    """One matrix and bias here, equal parts there."""
+    parts = ("weight", "bias")
+    return [cat(f"{ours}.{part}", [f"{name}.{part}" for name in theirs]) for part in parts]
+
+
 def gated_mlp(ours: str, theirs: str) -> list[Rule]:
     """Fused gate and value here, two matrices there."""
     return [
@@ -181,9 +192,9 @@ def sample(config: ModelConfig, name: str) -> Any:
     return sample_branch(config, name)
 
 
-def hidden(config: ModelConfig, name: str) -> int:
-    """The hidden width of an `mlp` or of an expert of a `moe`."""
-    options = config.recipe.branches[name]
+def hidden(config: ModelConfig, name: str, spec: StackSpec | None = None) -> int:
+    """The hidden width of an `mlp` or of an expert of a `moe`, of the decoder or of `spec`."""
+    options = (spec or config.recipe).branches[name]
     return options["hidden"] or hidden_width(
         config.width, options["activation"], options["expansion"], options["multiple"]
     )

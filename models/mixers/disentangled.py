@@ -51,7 +51,8 @@ class Disentangled(Branch, name="disentangled"):
         self.scale = (self.head_width * (1 + self.c2p + self.p2c)) ** -0.5
         inner = self.n_heads * self.head_width
         self.qkv = Linear(frame.width, 3 * inner, bias=bias)
-        self.distance = None if share else Linear(frame.width, 2 * inner, bias=bias)
+        n_terms = self.c2p + self.p2c
+        self.distance = None if share else Linear(frame.width, n_terms * inner, bias=bias)
         self.out = Linear(inner, frame.width, bias=out_bias, role="out")
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
@@ -72,21 +73,27 @@ class Disentangled(Branch, name="disentangled"):
 
     def _bias(self, q_BTHK: Tensor, k_BTHK: Tensor, rows_RD: Tensor, index_TS: Tensor) -> Tensor:
         """The two terms with distances (algorithm 1), shape (B, H, T, S)."""
-        made_by = self.qkv if self.distance is None else self.distance
-        n = 2 * self.n_heads * self.head_width
-        bias = None if made_by.bias is None else made_by.bias[:n]
-        rows = F.linear(rows_RD, made_by.weight[:n], bias)
-        near_q, near_k = rows.view(-1, 2, self.n_heads, self.head_width).unbind(1)
         B, T, H, _ = q_BTHK.shape
         index = index_TS.expand(B, H, T, T)
         terms = q_BTHK.new_zeros(B, H, T, T)
-        if self.c2p:
-            terms = terms + torch.einsum("bthk,rhk->bhtr", q_BTHK, near_k).gather(-1, index)
         if self.p2c:
-            scores = torch.einsum("bshk,rhk->bhsr", k_BTHK, near_q)
+            scores = torch.einsum("bshk,rhk->bhsr", k_BTHK, self._near(rows_RD, 0))
             terms = terms + scores.gather(-1, index.mT).mT
+        if self.c2p:
+            scores = torch.einsum("bthk,rhk->bhtr", q_BTHK, self._near(rows_RD, 1))
+            terms = terms + scores.gather(-1, index)
         bias_BHTS: Tensor = terms * self.scale
         return bias_BHTS
+
+    def _near(self, rows_RD: Tensor, which: int) -> Tensor:
+        """q' (0) or k' (1) of the distances, (R, H, K)."""
+        made_by, inner = self.qkv, self.n_heads * self.head_width
+        if self.distance is not None:
+            made_by, which = self.distance, which if self.p2c else 0
+        part = slice(which * inner, (which + 1) * inner)
+        bias = None if made_by.bias is None else made_by.bias[part]
+        near = F.linear(rows_RD, made_by.weight[part], bias)
+        return near.view(-1, self.n_heads, self.head_width)
 
     def matmul_flops(self) -> int:
         """Those of tokens; a sequence's distances are in `mixing_flops`."""
@@ -97,6 +104,6 @@ class Disentangled(Branch, name="disentangled"):
         content."""
         H, K = self.n_heads, self.head_width
         first, last = self.places.rows(length)
-        each: int = 4 * self.qkv.in_features * H * K + 2 * length * H * K * (self.c2p + self.p2c)
+        each = 2 * (self.qkv.in_features + length) * H * K * (self.c2p + self.p2c)
         n_rows: int = last - first + 1
         return softmax.flops(FULL, length, length, H, K, K) + n_rows * each

@@ -25,6 +25,8 @@ def test_patterns_are_the_recipes(zoo: Any) -> None:
     for name, (_, pattern, *_rest) in rows().items():
         recipe = zoo.recipe_of(name)
         written = f"{recipe.prefix} ⟩ {recipe.pattern}" if recipe.prefix else recipe.pattern
+        if recipe.encoder is not None:
+            written = f"{recipe.encoder.pattern} → {written}"
         assert pattern == f"`{written}`"
 
 
