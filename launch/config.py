@@ -83,6 +83,12 @@ class TrainConfig(Section):
     clip: PositiveFloat | None = 1.0
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ScheduleConfig()
+    spikes: Literal["flag", "skip"] = Field(
+        "flag",
+        description="count steps whose loss stands far above the last ones (launch/spikes.py), or "
+        "also leave their updates out",
+        exclude_if=lambda given: given == "flag",
+    )
     z_loss: NonNegativeFloat = 0.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     log_every: PositiveInt = 10
@@ -128,6 +134,11 @@ class ParallelConfig(Section):
     ranks: PositiveInt = 1
     zero_stage: Literal[0, 1, 2, 3] = 1
     expert_parallel: PositiveInt = 1
+    offload: bool = Field(
+        False,
+        description="keep the optimizer's state in the host's memory (ZeRO 1 to 3)",
+        exclude_if=lambda given: not given,
+    )
     threads: PositiveInt | None = Field(None, description="CPU threads per rank; null: its share")
     gpus_per_rank: NonNegativeFloat = 0.0
     step_timeout: PositiveFloat = Field(600.0, description="seconds until a silent rank is ended")
@@ -236,6 +247,7 @@ class RunConfig(Section):
                 ranks=parallel.ranks,
                 zero_stage=parallel.zero_stage,
                 expert_parallel=parallel.expert_parallel,
+                offload=parallel.offload,
                 gpus_per_rank=parallel.gpus_per_rank,
                 dtype=train.dtype,
                 optimizer=train.optimizer.name,

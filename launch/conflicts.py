@@ -15,6 +15,7 @@ class Layout:
     dtype: str
     optimizer: str
     experts: tuple[int, ...]
+    offload: bool = False
 
     @property
     def undivided(self) -> int:
@@ -70,6 +71,12 @@ RULES = (
         lambda it: it.optimizer == "adafactor" and it.expert_parallel > 1,
         "parallel.expert_parallel is {0.expert_parallel} with "
         "train.optimizer.name adafactor; allowed: 1",
+    ),
+    Rule(
+        lambda it: it.offload and (it.zero_stage == 0 or it.alone),
+        "parallel.offload is true with parallel.zero_stage {0.zero_stage}, parallel.ranks "
+        "{0.ranks} and train.dtype {0.dtype}; allowed: false, since without ZeRO's shards (stages "
+        "1, 2, 3, with several ranks or bf16) there is no state of its own to keep elsewhere",
     ),
     Rule(
         lambda it: it.gpus_per_rank > 1,

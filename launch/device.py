@@ -4,8 +4,10 @@ import contextlib
 import json
 import os
 import platform
+import resource
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +23,42 @@ def name(device: torch.device) -> str:
         return platform.processor() or platform.machine()
     models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(models, platform.machine())
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes in use so far: of the GPU's memory by tensors, or of the host's by the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class Stopwatch:
+    """Seconds of what runs inside `with`, on the device's own clock: a GPU is not waited for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._is_cuda = device.type == "cuda"
+        self._spans: list[tuple[Any, Any]] = []
+
+    def __enter__(self) -> None:
+        self._began = self._now()
+
+    def __exit__(self, *_: object) -> None:
+        self._spans.append((self._began, self._now()))
+
+    def _now(self) -> Any:
+        if not self._is_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def take(self) -> float:
+        """Their sum since the last `take`."""
+        spans, self._spans = self._spans, []
+        if not self._is_cuda:
+            return float(sum(end - begin for begin, end in spans))
+        torch.cuda.synchronize()
+        return float(sum(begin.elapsed_time(end) for begin, end in spans)) / 1000
 
 
 def peak_flops(dtype: str, device: torch.device, threads: int) -> float:

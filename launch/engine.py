@@ -6,6 +6,8 @@ against 2.4). There DeepSpeed's own all-reduce over one rank is off too.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import deepspeed
@@ -13,7 +15,7 @@ import deepspeed.ops
 import torch
 from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.runtime.engine import DeepSpeedEngine
-from deepspeed.utils import groups
+from deepspeed.utils import groups, safe_get_full_grad
 from torch import Tensor, nn
 
 from launch.config import RunConfig
@@ -78,8 +80,9 @@ class Engine:
         """Gradients are averaged over ranks and micro-batches."""
         self._engine.backward(loss)
 
-    def update(self, factor: float) -> bool:
-        """End a micro-batch; after the step's last one, clip and update at `factor` of each rate.
+    def update(self, factor: float, skip: bool = False, watch: bool = False) -> bool:
+        """End a micro-batch; after the step's last one, clip and update at `factor` of each rate,
+        or leave weights and moments as they are (`skip`). To `watch` sets `grad_norms`.
 
         False if DeepSpeed refused a gradient that is not finite.
         """
@@ -90,7 +93,10 @@ class Engine:
             group["lr"] = rate * factor
         if self.stage == 0:
             self.grad_norm = self._clip_whole()
-        self._engine.step()
+        elif watch and self._expert_parallel == 1:
+            self.grad_norms = self._norms_of_shards()
+        with self._standing_still() if skip else nullcontext():
+            self._engine.step()
         if self.stage > 0:
             self.grad_norm = self._engine.get_global_grad_norm()
         return bool(self._engine.was_step_applied())
@@ -115,16 +121,39 @@ class Engine:
             nn.utils.clip_grads_with_norm_(graded, self._clip, norm, foreach=True)
         return norm
 
+    def _norms_of_shards(self) -> tuple[list[str], Tensor]:
+        """The same of gradients that ZeRO spread: each is gathered in turn."""
+        norms = {
+            share.name: grad.norm()
+            for param, share in self._shares.items()
+            if (grad := safe_get_full_grad(param)) is not None
+        }
+        return list(norms), torch.stack(list(norms.values()))
+
+    @contextmanager
+    def _standing_still(self) -> Iterator[None]:
+        """DeepSpeed's step without the optimizer's: gradients are cleared and counters move."""
+        optimizer: Any = self._inner
+        optimizer.step = lambda *_, **__: None
+        try:
+            yield
+        finally:
+            del optimizer.step
+
     def close(self) -> None:
         self._engine.destroy()
 
 
 class _DeepSpeed(DeepSpeedEngine):  # type: ignore[misc]
-    """DeepSpeed's engine, taught two things."""
+    """DeepSpeed's engine, taught three things."""
 
     def _configure_distributed_model(self, model: nn.Module) -> None:
-        """It looks for its own MoE class to learn that a model has sharded experts."""
+        """It looks for its own MoE class to learn that a model has sharded experts, and rounds
+        every buffer to bf16 too, in which a router's balancing bias would stand still."""
+        exact = {name: buffer.clone() for name, buffer in _buffers(model).items()}
         super()._configure_distributed_model(model)
+        for name, buffer in _buffers(model).items():
+            buffer.data = exact[name].to(buffer.device)
         self.has_moe_layers = any(_is_spread(param) for param in model.parameters())
 
     def zero_grad(self) -> None:
@@ -162,7 +191,9 @@ def _settings(config: RunConfig, stage: int) -> dict[str, Any]:
         "gradient_accumulation_steps": config.accumulation,
         "gradient_clipping": (config.train.clip or 0.0) if stage else 0.0,
         "bf16": {"enabled": config.train.dtype == "bf16"},
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": {"stage": stage}
+        | ({"offload_optimizer": {"device": "cpu"}} if config.parallel.offload else {}),
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }

@@ -38,7 +38,8 @@ def weights(run: Path, checkpoint: Path | None = None) -> dict[str, Tensor]:
         state[name] = torch.empty(param.shape)
         pieces.fill(Fragment(name, 0, {WEIGHT: state[name].view(-1)}, writes=False))
     for name in pieces.names(BUFFER):
-        state[name.removeprefix("model.")] = pieces.read(BUFFER, name)
+        if name.startswith("model."):  # the others are the loop's own
+            state[name.removeprefix("model.")] = pieces.read(BUFFER, name)
     return state
 
 

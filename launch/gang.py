@@ -53,8 +53,9 @@ class Gang:
         is_local = sum(node["Alive"] for node in ray.nodes()) == 1
         meeting = self._actors[0].meet.remote(parallel.ranks, is_local)
         place = Place(0, parallel.ranks, cuda=gpus > 0, threads=threads)
+        nodes = [actor.node.remote() for actor in self._actors]
         self._joined = [
-            actor.join.remote(replace(place, rank=rank), meeting)
+            actor.join.remote(replace(place, rank=rank), meeting, *nodes)
             for rank, actor in enumerate(self._actors)
         ]
         self._runs: list[Any] = []

@@ -1,4 +1,4 @@
-"""Gradient norms by layer, and layers whose gradients vanish or explode against the others'."""
+"""What stands out against its like: layers by their gradients, ranks by their pace."""
 
 import math
 import statistics
@@ -14,6 +14,17 @@ class Flag(NamedTuple):
     norm: float
     ratio: float
     what: Literal["vanishing", "exploding"]
+
+
+STRAGGLING = 1.5
+"""Times the seconds of a typical rank."""
+
+
+def stragglers(seconds: list[float]) -> dict[int, float]:
+    """Ranks whose own part of the work took too long, with how many times a typical rank's."""
+    typical = statistics.median_low(seconds)
+    ratios = {rank: taken / typical for rank, taken in enumerate(seconds)} if typical else {}
+    return {rank: ratio for rank, ratio in ratios.items() if ratio > STRAGGLING}
 
 
 def by_layer(norms: Mapping[str, float]) -> dict[str, float]:

@@ -120,7 +120,8 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """`loss` is the global-batch mean in nats per token of the step that ended at `step`."""
+    """`loss` is the global-batch mean in nats per token of the step that ended at `step`; `memory`
+    the most bytes that rank 0 has had in use (`launch.device.peak_memory`)."""
 
     step: int
     time: float
@@ -131,6 +132,7 @@ class Point:
     grad_norm: float | None
     tokens_per_second: float | None
     mfu: float | None
+    memory: int | None = None
     aux: dict[str, float] = field(default_factory=dict)
 
 
@@ -152,6 +154,27 @@ class Health:
     time: float
     grad_norm: dict[str, float]
     flags: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Spike:
+    """`deviations` of the losses before it, above their median (`launch.spikes`)."""
+
+    step: int
+    time: float
+    loss: float
+    deviations: float
+    skipped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Straggler:
+    """A rank that took `ratio` times the forward seconds of a typical one, up to this step."""
+
+    step: int
+    time: float
+    rank: int
+    ratio: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +205,8 @@ class RunRecord:
     points: list[Point] = field(default_factory=list)
     evals: list[Evaluation] = field(default_factory=list)
     health: list[Health] = field(default_factory=list)
+    spikes: list[Spike] = field(default_factory=list)
+    stragglers: list[Straggler] = field(default_factory=list)
     checkpoints: list[Checkpointed] = field(default_factory=list)
     end: End | None = None
 
@@ -204,6 +229,10 @@ class RunRecord:
             self.evals.append(_typed(Evaluation, record))
         elif kind == "health":
             self.health.append(_typed(Health, record))
+        elif kind == "spike":
+            self.spikes.append(_typed(Spike, record))
+        elif kind == "straggler":
+            self.stragglers.append(_typed(Straggler, record))
         elif kind == "checkpoint":
             self.checkpoints.append(_typed(Checkpointed, record))
         elif kind == "end":
@@ -215,6 +244,8 @@ class RunRecord:
         self.points = [point for point in self.points if point.step <= resumed]
         self.evals = [point for point in self.evals if point.step <= resumed]
         self.health = [point for point in self.health if point.step <= resumed]
+        self.spikes = [point for point in self.spikes if point.step <= resumed]
+        self.stragglers = [point for point in self.stragglers if point.step <= resumed]
         self.checkpoints = [point for point in self.checkpoints if point.step <= resumed]
         self.end = None
 

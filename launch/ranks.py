@@ -75,6 +75,10 @@ class Ranks:
         dist.all_reduce(totals)
         return totals.tolist()
 
+    def gather(self, value: float) -> list[float]:
+        """Every rank's value, by rank."""
+        return self.sum(*(value if rank == self.rank else 0.0 for rank in range(self.world)))
+
     def from_first(self, value: int) -> int:
         """Rank 0's value, everywhere."""
         return int(self.sum(value if self.rank == 0 else 0)[0])

@@ -50,33 +50,36 @@ class Recorder:
         speed = tokens / (train_seconds - last_seconds)
         rate = speed * self._config.cost.training_flops_per_token
         mfu = rate / (self._peak * self._ranks.world)
-        self._write("step", step, **measured, tokens_per_second=speed, mfu=mfu)
+        memory = device.peak_memory(self._ranks.device)
+        self._write("step", step, **measured, tokens_per_second=speed, mfu=mfu, memory=memory)
 
     def health(self, step: int, grad_norms: dict[str, float]) -> None:
         """Gradient norms by layer, with a `flags` entry for each layer that stands out."""
         layers = health.by_layer(grad_norms)
         found = [flag._asdict() for flag in health.flags(layers)]
-        if self._journal:
-            self._journal.append(
-                {"kind": "health", "step": step, "grad_norm": layers, "flags": found}
-            )
+        self._append("health", step, grad_norm=layers, flags=found)
+
+    def spike(self, step: int, loss: float, deviations: float, skipped: bool) -> None:
+        self._append("spike", step, loss=loss, deviations=deviations, skipped=skipped)
+
+    def stragglers(self, step: int, seconds: list[float]) -> None:
+        """From every rank's own seconds."""
+        for rank, ratio in health.stragglers(seconds).items():
+            self._append("straggler", step, rank=rank, ratio=ratio)
 
     def evaluation(self, step: int, loss: float, heldout: TokenStore) -> None:
         bits = loss * heldout.n_tokens / heldout.bytes / math.log(2)
         self._write("eval", step, loss=loss, bits_per_byte=bits)
 
     def checkpoint(self, saved: Saved) -> None:
-        if self._journal:
-            self._journal.append(
-                {
-                    "kind": "checkpoint",
-                    "step": saved.step,
-                    "path": str(saved.folder),
-                    "bytes": saved.bytes,
-                    "seconds": saved.seconds,
-                    "blocked": saved.blocked,
-                }
-            )
+        self._append(
+            "checkpoint",
+            saved.step,
+            path=str(saved.folder),
+            bytes=saved.bytes,
+            seconds=saved.seconds,
+            blocked=saved.blocked,
+        )
 
     def sync(self) -> None:
         """Wait until the disk has every line."""
@@ -90,12 +93,13 @@ class Recorder:
         return end
 
     def _write(self, kind: str, step: int, **values: Any) -> None:
+        tokens = step * self._config.tokens_per_step
+        flops = tokens * self._config.cost.training_flops_per_token
+        self._append(kind, step, tokens=tokens, flops=flops, **values)
+
+    def _append(self, kind: str, step: int, **values: Any) -> None:
         if self._journal:
-            tokens = step * self._config.tokens_per_step
-            flops = tokens * self._config.cost.training_flops_per_token
-            self._journal.append(
-                {"kind": kind, "step": step, "tokens": tokens, "flops": flops, **values}
-            )
+            self._journal.append({"kind": kind, "step": step, **values})
 
     def close(self) -> None:
         if self._journal:

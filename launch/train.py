@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data.loader import Loader
 from data.store import TokenStore
-from launch import schedule
+from launch import device, schedule
 from launch.checkpoint import Checkpoints
 from launch.config import RunConfig
 from launch.engine import Engine, prepare
@@ -27,6 +27,7 @@ from launch.optimizer import build_optimizer
 from launch.parallel import shares, spread_experts
 from launch.ranks import Ranks
 from launch.record import Recorder
+from launch.spikes import Spikes
 from models import ModelConfig, build
 
 Stop = Literal["preempted", "cancelled"]
@@ -39,7 +40,8 @@ class DivergedError(RuntimeError):
 
 @dataclass
 class Step:
-    """`loss` is the global mean; the gradient norm and what branches report may be on a GPU."""
+    """`loss` is the global mean; the gradient norm and what branches report may be on a GPU.
+    `spike` is how far the loss stands out (`launch.spikes`)."""
 
     number: int
     loss: float
@@ -48,6 +50,7 @@ class Step:
     grad_norms: tuple[list[str], Tensor] | None
     reported: dict[str, Tensor]
     train_seconds: float
+    spike: float | None
 
 
 def train(
@@ -102,6 +105,8 @@ class Run:
         self.objective = Objective(
             model, label_smoothing=settings.label_smoothing, z_loss=settings.z_loss
         )
+        self.spikes = self.objective.spikes = Spikes()
+        self.forward = device.Stopwatch(ranks.device)
         self.engine = Engine(
             self.objective,
             build_optimizer(model, settings.optimizer),
@@ -149,23 +154,26 @@ class Run:
         batch = self.loader.batch(step, ranks.rank, ranks.world)
         [weight] = ranks.sum(float(batch.weights_BT.sum()))
         factor = schedule.factor(config.train.schedule, step, config.train.steps)
-        micro, nats = config.rank_micro_batch, 0.0
+        micro, nats, spike = config.rank_micro_batch, 0.0, None
+        skips, watch = config.train.spikes == "skip", self._log_due(step + 1)
         for first in range(0, len(batch.tokens_BT), micro):
-            losses = self.engine(*feed(batch, slice(first, first + micro), ranks.device))
+            with self.forward:
+                losses = self.engine(*feed(batch, slice(first, first + micro), ranks.device))
             self.engine.backward(losses.objective(ranks.world * config.accumulation / weight))
             nats += losses.nats.item()
             if first + micro == len(batch.tokens_BT):
                 loss = ranks.sum(nats)[0] / weight
                 if not math.isfinite(loss):
                     raise DivergedError(f"the loss of step {step + 1} is {loss}")
-            if not self.engine.update(factor):
+                spike = self.spikes.deviations(loss)
+            if not self.engine.update(factor, skips and spike is not None, watch):
                 raise DivergedError(f"a gradient of step {step + 1} is not finite")
         self.objective.model.rebalance(losses.reported)
         self.train_seconds += time.perf_counter() - start
         rate = config.train.optimizer.learning_rate * factor
         engine = self.engine
         norm, norms = engine.grad_norm, engine.grad_norms
-        return Step(step + 1, loss, rate, norm, norms, losses.reported, self.train_seconds)
+        return Step(step + 1, loss, rate, norm, norms, losses.reported, self.train_seconds, spike)
 
     @torch.no_grad()
     def _evaluate(self, step: int) -> None:
@@ -204,13 +212,15 @@ class Run:
     def _log_pending(self) -> None:
         """Write the step before, if its turn has come: what that waits for is computed by now."""
         done, self.pending = self.pending, None
-        if done is None:
-            return
-        if done.number % self.config.train.log_every and done.number != self.config.train.steps:
+        if done and done.spike is not None:
+            skipped = self.config.train.spikes == "skip"
+            self.recorder.spike(done.number, done.loss, done.spike, skipped)
+        if done is None or not self._log_due(done.number):
             return
         if done.grad_norms:
             names, norms = done.grad_norms
             self.recorder.health(done.number, dict(zip(names, norms.tolist(), strict=True)))
+        self.recorder.stragglers(done.number, self.ranks.gather(self.forward.take()))
         names = sorted(done.reported)
         means = self.ranks.sum(*(float(done.reported[name].max()) for name in names))
         self.recorder.step(
@@ -221,6 +231,10 @@ class Run:
             grad_norm=None if done.grad_norm is None else float(done.grad_norm),
             aux={name: total / self.ranks.world for name, total in zip(names, means, strict=True)},
         )
+
+    def _log_due(self, step: int) -> bool:
+        settings = self.config.train
+        return step % settings.log_every == 0 or step == settings.steps
 
     def _agreed(self, wanted: Stop | None) -> tuple[Stop | None, bool]:
         """Any rank's wish to stop is everyone's; a checkpoint is written when all have written."""

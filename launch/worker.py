@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,17 @@ class Worker:
         self._store, port = open_store(address, world)
         return address, port
 
-    def join(self, place: Place, meeting: tuple[str, int]) -> None:
-        """Join the gang and import what training needs, so that the first run starts warm."""
+    def node(self) -> str:
+        """The address of the node that this process was placed on."""
+        return self._address()
+
+    def join(self, place: Place, meeting: tuple[str, int], *nodes: str) -> None:
+        """Join the gang and import what training needs, so that the first run starts warm.
+
+        `nodes` are all processes' in the order of their making, which `place.rank` is in: ranks of
+        a node follow each other, for the sake of groups that exchange much.
+        """
+        place = replace(place, rank=rank_by_node(place.rank, nodes))
         own = LOOPBACK if meeting[0] == LOOPBACK else self._address()
         place = replace(place.at(*meeting), own=own)
         os.environ.update(place.environment())
@@ -63,6 +72,12 @@ class Worker:
             except Exception as error:
                 traceback.print_exc()
                 raise RankError(f"{type(error).__name__}: {error}") from None
+
+
+def rank_by_node(index: int, nodes: Sequence[str]) -> int:
+    """The rank of the process made as number `index`: node by node, as each first appears."""
+    first = [nodes.index(node) for node in nodes]
+    return sorted(range(len(nodes)), key=lambda i: (first[i], i)).index(index)
 
 
 class StopRequest:

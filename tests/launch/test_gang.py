@@ -12,6 +12,7 @@ import pytest
 
 from launch.config import RunConfig
 from launch.journal import RunRecord, read_progress
+from launch.worker import rank_by_node
 
 pytestmark = pytest.mark.cluster
 Make = Callable[..., RunConfig]
@@ -140,3 +141,15 @@ def test_a_failed_start_is_told_from_a_failed_run(
     assert "nowhere" in outcome_run.end.reason
     assert "did not start" not in outcome_run.end.reason
     assert "Traceback" in (tmp_path / "run" / "rank-0.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "ranks"),
+    [
+        (["a"] * 3, [0, 1, 2]),
+        (["a", "b", "a", "b"], [0, 2, 1, 3]),
+        (["c", "a", "b", "a", "c"], [0, 2, 4, 3, 1]),
+    ],
+)
+def test_ranks_of_a_node_follow_each_other(nodes: list[str], ranks: list[int]):
+    assert [rank_by_node(index, nodes) for index in range(len(nodes))] == ranks

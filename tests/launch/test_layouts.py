@@ -45,6 +45,17 @@ def table() -> list[Any]:
     return rows
 
 
+@pytest.mark.parametrize(
+    ("recipe", "stage"),
+    [("hybrid", 1), *(pytest.param("dense", z, marks=pytest.mark.slow) for z in (2, 3))],
+)
+def test_an_offloaded_optimizer_is_the_plain_loop(
+    run_config: Make, gangs: Any, plain: Plain, tmp_path: Path, recipe: str, stage: int
+):
+    config = laid_out(run_config, recipe, (2, stage, 1), parallel__offload=True)
+    assert_curve(gangs.run(config, tmp_path), plain(config), TOLERANCE["fp32"])
+
+
 def laid_out(make: Make, recipe: str, layout: Layout, **changes: Any) -> RunConfig:
     ranks, stage, experts = layout
     return make(
