@@ -18,6 +18,7 @@ class Mask:
 
     causal: d ≥ 0. window: |d| < window. stride: d a multiple of it (Sparse Transformer,
     1904.10509), or d < local. n_global: the first keys are seen by all (Longformer, 2004.05150).
+    chunk: only keys of the query's own stretch of that many positions (Llama 4).
     """
 
     causal: bool = True
@@ -25,6 +26,7 @@ class Mask:
     stride: int | None = None
     local: int = 1
     n_global: int = 0
+    chunk: int | None = None
 
     def visible(self, query_T: Tensor, key_S: Tensor) -> Tensor:
         """Boolean (T, S) from integer positions."""
@@ -34,6 +36,8 @@ class Mask:
             seen &= distance.abs() < self.window
         if self.stride is not None:
             seen &= (distance % self.stride == 0) | (distance.abs() < self.local)
+        if self.chunk is not None:
+            seen &= query_T[:, None] // self.chunk == key_S // self.chunk
         if self.n_global:
             seen |= (key_S < self.n_global) | (query_T[:, None] < self.n_global)
         return seen & (distance >= 0) if self.causal else seen
@@ -42,7 +46,11 @@ class Mask:
         """How many (query, key) pairs see each other; queries are the last positions of keys'."""
         if self.is_plain and not self.causal:
             return n_queries * n_keys
-        if self.stride is None and not self.n_global and n_queries == n_keys:
+        if self == Mask(chunk=self.chunk) and self.chunk and n_queries == n_keys:
+            whole, rest = divmod(n_keys, self.chunk)
+            return (whole * self.chunk * (self.chunk + 1) + rest * (rest + 1)) // 2
+        simple = self.stride is None and not self.n_global and self.chunk is None
+        if simple and n_queries == n_keys:
             reach = min(self.window or n_keys, n_keys)
             behind = reach * n_queries - reach * (reach - 1) // 2
             return behind if self.causal else 2 * behind - n_queries
@@ -51,7 +59,15 @@ class Mask:
     @property
     def is_plain(self) -> bool:
         """Nothing but causal or full."""
-        return self.window is None and self.stride is None and not self.n_global
+        return self == Mask(self.causal)
+
+    def unseen(self, n_keys: int) -> int:
+        """How many of the first keys no later query sees."""
+        if self == Mask(window=self.window) and self.window is not None:
+            return max(0, n_keys - self.window + 1)
+        if self == Mask(chunk=self.chunk) and self.chunk is not None:
+            return n_keys // self.chunk * self.chunk
+        return 0
 
 
 @lru_cache(maxsize=32)
@@ -129,8 +145,11 @@ def attend(
     if blockwise:
         assert window is not None
         return _blockwise(q_BTHK, k_BSGK, v_BSGV, window, scale, segments)
+    chunk, plain = mask.chunk, segments is None and bias_HTS is None
+    if plain and chunk and mask == Mask(chunk=chunk) and chunk < n_queries == n_keys:
+        return _chunkwise(q_BTHK, k_BSGK, v_BSGV, chunk, scale)
     full = mask.is_plain and (not mask.causal or n_queries in (n_keys, 1))
-    if full and segments is None and bias_HTS is None:
+    if full and plain:
         return _sdpa(q_BTHK, k_BSGK, v_BSGV, None, scale, causal=mask.causal and n_queries > 1)
     seen = visible(mask, n_queries, n_keys, q_BTHK.device)
     if segments is not None:
@@ -189,6 +208,19 @@ def _sdpa(
         enable_gqa=q_BTHK.shape[2] != k_BSGK.shape[2],
     )
     return y_BHTV.transpose(1, 2)
+
+
+def _chunkwise(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, chunk: int, scale: float) -> Tensor:
+    """Each chunk a row of its own: linear in T."""
+    B, T = q_BTHK.shape[:2]
+    n_chunks = -(-T // chunk)
+
+    def rows(x: Tensor) -> Tensor:
+        x = F.pad(x, (0, 0, 0, 0, 0, n_chunks * chunk - T))
+        return x.reshape(B * n_chunks, chunk, *x.shape[2:])
+
+    y = _sdpa(rows(q_BTHK), rows(k_BTGK), rows(v_BTGV), None, scale, causal=True)
+    return y.reshape(B, n_chunks * chunk, *y.shape[2:])[:, :T]
 
 
 def _blockwise(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.branch import Branch, Frame
@@ -20,9 +22,13 @@ class Attention(Branch, name="attention"):
     """softmax(q kᵀ / √K) v over the visible positions (1706.03762).
 
     n_kv_heads: 1 is multi-query, fewer than n_heads grouped; queries_per_kv says the same as a
-    ratio. qk_norm: RMSNorm of queries and keys, of each head (Gemma 3) or all at once (OLMo 2).
-    bias: on q, k, v and, with out_bias, on the output. softcap: scores pass cap·tanh(s/cap)
-    (Gemma 2, 2408.00118). scale: of the scores, 1/√K by default.
+    ratio. window, stride, local, n_global, chunk: see `Mask`. qk_norm: RMSNorm of queries and keys,
+    of each head (Gemma 3), all at once (OLMo 2), or of each head after turning and without weights
+    (unit: Llama 4). bias: on q, k, v and, with out_bias, on the output. softcap: scores pass
+    cap·tanh(s/cap) (Gemma 2, 2408.00118). scale: of the scores, 1/√K by default. rotary: whether
+    rotary positions turn this branch's heads. temperature s: queries grow with their position p,
+    by 1 + s log(1 + ⌊(p + 1) / temperature_floor⌋) (2501.19399, as in Llama 4). gate: the output is
+    times σ(W x) (2505.06708).
     """
 
     derived = ("queries_per_kv",)
@@ -40,26 +46,34 @@ class Attention(Branch, name="attention"):
         stride: int | None = None,
         local: int = 1,
         n_global: int = 0,
-        qk_norm: Literal["none", "head", "full"] = "none",
+        chunk: int | None = None,
+        qk_norm: Literal["none", "head", "full", "unit"] = "none",
         bias: bool = False,
         out_bias: bool = False,
         softcap: float | None = None,
         scale: float | None = None,
+        rotary: bool = True,
+        temperature: float = 0.0,
+        temperature_floor: int = 8192,
+        gate: bool = False,
     ) -> None:
         super().__init__()
         self.n_heads, self.head_width = split_heads(frame.width, n_heads, head_width)
         self.n_kv_heads = kv_heads(self.n_heads, n_kv_heads, queries_per_kv)
-        self.mask = softmax.Mask(causal, window, stride, local, n_global)
+        self.mask = softmax.Mask(causal, window, stride, local, n_global, chunk)
         self.softcap = softcap
         self.scale = scale or self.head_width**-0.5
         positions = scheme(frame.positions)
-        self.rope = positions if isinstance(positions, Rope) else None
+        self.rope = positions if isinstance(positions, Rope) and rotary else None
+        self.temperature, self.temperature_floor = temperature, temperature_floor
+        self.gate, self.unit_eps = gate, frame.norm_eps if qk_norm == "unit" else None
         self.alibi = positions if isinstance(positions, Alibi) else None
         self.relative = isinstance(positions, Relative)
         inner = self.n_heads * self.head_width
-        self.qkv = Linear(frame.width, inner + 2 * self.n_kv_heads * self.head_width, bias=bias)
+        n_out = inner * (1 + gate) + 2 * self.n_kv_heads * self.head_width
+        self.qkv = Linear(frame.width, n_out, bias=bias)
         self.q_norm, self.k_norm = (
-            None if qk_norm == "none" else RMSNorm(n * self.head_width, frame.norm_eps)
+            None if qk_norm in ("none", "unit") else RMSNorm(n * self.head_width, frame.norm_eps)
             for n in ((1, 1) if qk_norm == "head" else (self.n_heads, self.n_kv_heads))
         )
         self.out = Linear(inner, frame.width, bias=out_bias, role="out")
@@ -67,27 +81,33 @@ class Attention(Branch, name="attention"):
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         """Mix positions."""
         H, G = self.n_heads, self.n_kv_heads
-        qkv = self.qkv(x_BTD).view(*x_BTD.shape[:2], H + 2 * G, self.head_width)
-        qk, v_BSGK = qkv[:, :, : H + G], qkv[:, :, H + G :]
+        qkv = self.qkv(x_BTD).view(*x_BTD.shape[:2], -1, self.head_width)
+        qk, v_BSGK, gate = qkv.tensor_split([H + G, H + 2 * G], 2)
         if self.q_norm is not None and self.k_norm is not None:
             parts = zip((self.q_norm, self.k_norm), torch.split(qk, [H, G], 2), strict=True)
             qk = torch.cat([_normed(norm, part) for norm, part in parts], 2)
         if self.rope is not None:
             qk = turn(qk, *table_for(self.rope, qk, self.head_width, context))
+        if self.unit_eps is not None:
+            qk = F.rms_norm(qk, qk.shape[-1:], eps=self.unit_eps)
         q_BTHK, k_BSGK = qk[:, :, :H], qk[:, :, H:]
+        if self.temperature:
+            q_BTHK = q_BTHK * self._growth(x_BTD, context)
         if context.state is not None:
             k_BSGK, v_BSGK = _remember(context.state, k_BSGK, v_BSGK, self.mask)
-        segments = context.segments_BT
+        mask, segments = _pieces(self.mask, context)
         y_BTHK = softmax.attend(
             q_BTHK,
             k_BSGK,
             v_BSGK,
-            self.mask,
+            mask,
             scale=self.scale,
             segments=None if segments is None else (segments, segments),
             bias_HTS=self._bias(q_BTHK, k_BSGK, context),
             softcap=self.softcap,
         )
+        if self.gate:
+            y_BTHK = y_BTHK * gate.sigmoid()
         return self.out(y_BTHK.flatten(2))
 
     def mixing_flops(self, length: int) -> int:
@@ -95,6 +115,13 @@ class Attention(Branch, name="attention"):
         return softmax.flops(
             self.mask, length, length, self.n_heads, self.head_width, self.head_width
         )
+
+    def _growth(self, x_BTD: Tensor, context: Context) -> Tensor:
+        at = context.positions_BT
+        if at is None:
+            at = torch.arange(x_BTD.shape[1], device=x_BTD.device) + context.offset
+        stretches = (at + 1) // self.temperature_floor
+        return (1 + self.temperature * stretches.log1p())[..., None, None].to(x_BTD.dtype)
 
     def _bias(self, q_BTHK: Tensor, k_BSGK: Tensor, context: Context) -> Tensor | None:
         alibi = self.alibi
@@ -124,8 +151,15 @@ def _remember(
     if state:
         k_BSGK = torch.cat([state["k"], k_BSGK], 1)
         v_BSGK = torch.cat([state["v"], v_BSGK], 1)
-    first = 0
-    if mask.window is not None and mask == softmax.Mask(window=mask.window):
-        first = max(0, k_BSGK.shape[1] - mask.window + 1)
+    first = mask.unseen(k_BSGK.shape[1])
     state.update(k=k_BSGK[:, first:], v=v_BSGK[:, first:])
     return k_BSGK, v_BSGK
+
+
+def _pieces(mask: softmax.Mask, context: Context) -> tuple[softmax.Mask, Tensor | None]:
+    """The mask and segments of a pass: the chunks of a packed document start with it."""
+    segments_BT, at_BT = context.segments_BT, context.positions_BT
+    if mask.chunk is None or segments_BT is None or at_BT is None:
+        return mask, segments_BT
+    pieces_BT = segments_BT * segments_BT.shape[1] + at_BT // mask.chunk
+    return replace(mask, chunk=None), pieces_BT

@@ -69,6 +69,8 @@ MASKS = [
     Mask(causal=False, window=3),
     Mask(stride=4, local=2),
     Mask(window=2, n_global=2),
+    Mask(chunk=5),
+    Mask(causal=False, chunk=3),
 ]
 
 
