@@ -43,6 +43,24 @@ def kv_heads(n_heads: int, n_kv_heads: int | None, queries_per_kv: int | None) -
     return given if n_kv_heads is not None else n_heads // given
 
 
+def even_heads(
+    width: int,
+    n_heads: int | None,
+    head_width: int | None,
+    n_kv_heads: int | None,
+    queries_per_kv: int | None,
+) -> tuple[int, int, int]:
+    """Heads, heads of keys and their width, in pairs: of one head of the default width come two."""
+    heads, own_width = split_heads(width, n_heads, head_width)
+    if heads % 2 and n_heads is None and own_width % 2 == 0:
+        heads, own_width = 2 * heads, own_width // 2
+    groups = kv_heads(heads, n_kv_heads, queries_per_kv)
+    for key, number in (("n_heads", heads), ("n_kv_heads", groups)):
+        if number % 2:
+            raise RecipeError((key,), number, "an even number: heads come in pairs", "odd")
+    return heads, groups, own_width
+
+
 def key_heads(n_heads: int, n_key_heads: int | None) -> int:
     """Heads of queries and keys that heads of values share; by default one each."""
     if n_key_heads is None:
@@ -96,7 +114,10 @@ def _heads(width: int, options: Options) -> None:
 
 LIMITS: dict[str, Callable[[int, Options], object]] = {
     "attention": _heads,
-    "differential": _heads,
+    "differential": lambda width, options: even_heads(
+        width,
+        *(options[key] for key in ("n_heads", "head_width", "n_kv_heads", "queries_per_kv")),
+    ),
     "linear_attention": _heads,
     "gated_delta": _heads,
     "rwkv7": _heads,

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from models.convert import decoder
 from models.convert.decoder import branch, norm
-from models.convert.rules import Rule, mapped, same
+from models.convert.rules import Rule, halved, same
 from models.errors import RecipeError
 from models.recipe import ModelConfig
 
@@ -131,29 +128,13 @@ def _attention(config: ModelConfig, ours: str, theirs: str) -> list[Rule]:
         ("q", query, mla.n_heads, mla.nope_width),
         ("kv_a", "kv_a_proj_with_mqa", 1, mla.kv_rank),
     ):
-        found.append(_turned(f"{ours}.{part}.weight", f"{theirs}.{name}.weight", n, plain))
+        found.append(halved(f"{ours}.{part}.weight", f"{theirs}.{name}.weight", n, plain))
     if mla.kv_a.bias is not None:
         found.append(
-            _turned(f"{ours}.kv_a.bias", f"{theirs}.kv_a_proj_with_mqa.bias", 1, mla.kv_rank)
+            halved(f"{ours}.kv_a.bias", f"{theirs}.kv_a_proj_with_mqa.bias", 1, mla.kv_rank)
         )
         found += [same(f"{ours}.{a}.bias", f"{theirs}.{names[a]}.bias") for a in ("out", "q_a")]
     return found
-
-
-def _turned(ours: str, theirs: str, n_heads: int, plain: int) -> Rule:
-    """After `plain` rows of each head, pairs side by side there, half a head apart here."""
-
-    def join(x: Tensor) -> Tensor:
-        heads = x.view(n_heads, -1, *x.shape[1:])
-        turned = heads[:, plain:]
-        return torch.cat([heads[:, :plain], turned[:, 0::2], turned[:, 1::2]], 1).view(x.shape)
-
-    def split(x: Tensor) -> Tensor:
-        heads = x.view(n_heads, -1, *x.shape[1:])
-        turned = torch.stack(torch.chunk(heads[:, plain:], 2, 1), 2).flatten(1, 2)
-        return torch.cat([heads[:, :plain], turned], 1).view(x.shape)
-
-    return mapped(ours, theirs, join, split)
 
 
 def _mla(config: ModelConfig) -> Any:

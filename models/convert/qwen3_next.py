@@ -1,4 +1,4 @@
-"""Qwen3-Next: gated delta layers and few gated attention layers, experts beside a gated shared one."""
+"""Qwen3-Next: gated delta and gated attention layers, experts beside a gated shared one."""
 
 from __future__ import annotations
 

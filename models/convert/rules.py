@@ -66,6 +66,27 @@ def interleaved(ours: str, theirs: str, n_heads: int) -> Rule:
     return mapped(ours, theirs, join, split)
 
 
+def halves(x: Tensor, n_heads: int, plain: int = 0) -> Tensor:
+    """Rotary pairs half a head apart, of pairs side by side after `plain` rows of each head."""
+    heads = x.view(n_heads, -1, *x.shape[1:])
+    turned = heads[:, plain:]
+    return torch.cat([heads[:, :plain], turned[:, 0::2], turned[:, 1::2]], 1).view(x.shape)
+
+
+def pairs(x: Tensor, n_heads: int, plain: int = 0) -> Tensor:
+    """The inverse of `halves`."""
+    heads = x.view(n_heads, -1, *x.shape[1:])
+    turned = torch.stack(torch.chunk(heads[:, plain:], 2, 1), 2).flatten(1, 2)
+    return torch.cat([heads[:, :plain], turned], 1).view(x.shape)
+
+
+def halved(ours: str, theirs: str, n_heads: int, plain: int = 0) -> Rule:
+    """A projection to rotary heads whose pairs lie side by side there."""
+    return mapped(
+        ours, theirs, lambda x: halves(x, n_heads, plain), lambda x: pairs(x, n_heads, plain)
+    )
+
+
 def both(ours: str, theirs: str, make: Callable[[str, str], Rule] = same) -> list[Rule]:
     """A weight and its bias."""
     return [make(f"{ours}.{part}", f"{theirs}.{part}") for part in ("weight", "bias")]

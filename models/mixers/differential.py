@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.branch import Branch, Frame
 from models.context import Context
 from models.engines import softmax
-from models.limits import split_heads
+from models.limits import even_heads
 from models.linear import Linear
 from models.positions import Rope, scheme, table_for, turn
 
@@ -20,35 +20,42 @@ class Differential(Branch, name="differential"):
     """(softmax(q₁k₁ᵀ/√K) - λ softmax(q₂k₂ᵀ/√K)) v, normalised by head and times 1 - λ₀ (equations
     1 to 3); λ = exp(a₁·b₁) - exp(a₂·b₂) + λ₀ with λ₀ = 0.8 - 0.6 exp(-0.3 layer).
 
-    A head has two queries and keys of `head_width` and one value of twice that.
+    A head has two queries and keys of `head_width` and one value of twice that; n_heads and
+    n_kv_heads count them singly, and both must be even.
     """
 
+    derived = ("queries_per_kv",)
+
     def __init__(
-        self, frame: Frame, *, n_heads: int | None = None, head_width: int | None = None
+        self,
+        frame: Frame,
+        *,
+        n_heads: int | None = None,
+        head_width: int | None = None,
+        n_kv_heads: int | None = None,
+        queries_per_kv: int | None = None,
     ) -> None:
         super().__init__()
-        pairs, self.head_width = split_heads(frame.width, n_heads, head_width)
-        if pairs % 2:
-            pairs, self.head_width = 2 * pairs, self.head_width // 2
-        self.n_heads = pairs // 2
+        self.n_heads, self.n_kv_heads, self.head_width = even_heads(
+            frame.width, n_heads, head_width, n_kv_heads, queries_per_kv
+        )
         self.start = 0.8 - 0.6 * math.exp(-0.3 * frame.layer)
         self.eps = frame.norm_eps
         positions = scheme(frame.positions)
         self.rope = positions if isinstance(positions, Rope) else None
-        inner = pairs * self.head_width
-        self.qkv = Linear(frame.width, 3 * inner)
+        inner = self.n_heads * self.head_width
+        self.qkv = Linear(frame.width, inner + 2 * self.n_kv_heads * self.head_width)
         self.lambdas_4K = nn.Parameter(torch.empty(4, self.head_width))
         self.out = Linear(inner, frame.width, role="out")
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         """Mix positions."""
-        B, T = x_BTD.shape[:2]
-        H, K = self.n_heads, self.head_width
-        q, k, v = self.qkv(x_BTD).view(B, T, 3, 2 * H, K).unbind(2)
-        v = v.reshape(B, T, H, 2 * K)
+        H, G, K = self.n_heads, self.n_kv_heads, self.head_width
+        qkv = self.qkv(x_BTD).view(*x_BTD.shape[:2], H + 2 * G, K)
+        qk, v = qkv.tensor_split([H + G], 2)
         if self.rope is not None:
-            table = table_for(self.rope, q, K, context)
-            q, k = turn(q, *table), turn(k, *table)
+            qk = turn(qk, *table_for(self.rope, qk, K, context))
+        q, k = qk.tensor_split([H], 2)
         state = context.state
         if state is not None:
             if state:
@@ -61,12 +68,11 @@ class Differential(Branch, name="differential"):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, half: int, context: Context) -> Tensor:
         segments = context.segments_BT
-        values = v.view(*v.shape[:3], 2, self.head_width)  # keys' width, so that kernels stay fused
         parts = [
             softmax.attend(
                 q[:, :, half::2],
                 k[:, :, half::2],
-                values[..., i, :],
+                v[:, :, i::2],  # halves as wide as keys, so that kernels stay fused
                 softmax.Mask(),
                 scale=self.head_width**-0.5,
                 segments=None if segments is None else (segments, segments),
@@ -78,7 +84,7 @@ class Differential(Branch, name="differential"):
     def mixing_flops(self, length: int) -> int:
         """Two softmaxes per head over values of twice the width."""
         K = self.head_width
-        return softmax.flops(softmax.Mask(), length, length, 2 * self.n_heads, K, 2 * K)
+        return softmax.flops(softmax.Mask(), length, length, self.n_heads, K, 2 * K)
 
     @torch.no_grad()
     def init_special(self, generator: torch.Generator) -> None:

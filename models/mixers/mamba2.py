@@ -20,7 +20,7 @@ class Mamba2(Branch, name="mamba2"):
     """out(norm(y · silu(z))), y_t = C_tᵀ h_t + D x_t, h_t = exp(Δ_t A) h_{t-1} + B_t (Δ_t x_t)ᵀ.
 
     A is a scalar per head of `head_width` channels (by default attention's rule for the inner
-    width, at most 64), B and C are shared by `n_groups` of heads.
+    width, at most 64), B and C are shared by `n_groups` of heads. dt_floor: the least Δ.
     """
 
     derived = ("dt_min", "dt_max", "chunk")
@@ -39,13 +39,14 @@ class Mamba2(Branch, name="mamba2"):
         conv_bias: bool = True,
         dt_min: float = 1e-3,
         dt_max: float = 0.1,
+        dt_floor: float = 0.0,
     ) -> None:
         super().__init__()
         self.inner, self.n_heads, self.head_width = inner_heads(
             frame.width, expansion, head_width, n_groups
         )
         self.n_groups, self.n_states = n_groups, n_states
-        self.chunk, self.dt_range = chunk, (dt_min, dt_max)
+        self.chunk, self.dt_range, self.dt_floor = chunk, (dt_min, dt_max), dt_floor
         self.mixed = self.inner + 2 * n_groups * n_states
         self.into = Linear(frame.width, self.inner + self.mixed + self.n_heads, bias=bias)
         self.conv = ShortConv(self.mixed, n_taps, bias=conv_bias)
@@ -63,7 +64,7 @@ class Mamba2(Branch, name="mamba2"):
         mixed = F.silu(self.conv(mixed, context))
         x_BTI, B, C = torch.split(mixed, [self.inner, *2 * [self.n_groups * self.n_states]], -1)
         x_BTHV = _heads(x_BTI, self.n_heads)
-        delta_BTH = F.softplus(dt_BTH.float() + self.dt_bias)
+        delta_BTH = F.softplus(dt_BTH.float() + self.dt_bias).clamp(min=self.dt_floor)
         state = context.state
         y_BTHV, last = linear_recurrence.recur(
             _heads(C, self.n_groups),

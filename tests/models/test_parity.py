@@ -57,6 +57,29 @@ MAMBA2 = {
     "head_dim": 8,
     "chunk_size": 8,
 }
+LLAMA4 = {
+    **GROUPED,
+    "num_hidden_layers": 4,
+    "head_dim": 8,
+    "intermediate_size_mlp": 48,
+    "num_local_experts": 4,
+    "interleave_moe_layer_step": 2,
+    "attention_chunk_size": 5,
+    "floor_scale": 6,
+}
+NEMOTRON = {
+    **{key: value for key, value in GROUPED.items() if key != "num_hidden_layers"},
+    "head_dim": 8,
+    "layers_block_type": ["mamba", "mlp", "attention", "moe"],
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 8,
+    "n_groups": 2,
+    "ssm_state_size": 8,
+    "n_routed_experts": 4,
+    "n_group": 2,
+    "moe_intermediate_size": 16,
+    "moe_shared_expert_intermediate_size": 24,
+}
 RWKV = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 2, "bos_token_id": None}
 XLSTM = {
     "vocab_size": V,
@@ -181,6 +204,15 @@ CASES: list[tuple[str, dict[str, Any]]] = [
             "linear_key_head_dim": 8,
             "linear_value_head_dim": 6,
         },
+    ),
+    ("diffllama", GROUPED),
+    ("diffllama", {**SHAPE, "num_attention_heads": 8, "num_key_value_heads": 4}),
+    ("llama4_text", LLAMA4),
+    ("llama4_text", {**LLAMA4, "use_qk_norm": False, "num_experts_per_tok": 2}),
+    ("nemotron_h", NEMOTRON),
+    (
+        "nemotron_h",
+        {**NEMOTRON, "layers_block_type": ["moe", "mamba", "attention"], "use_bias": True},
     ),
     ("rwkv", {**RWKV, "eos_token_id": None, "rescale_every": 0}),
     ("rwkv", {**RWKV, "eos_token_id": None, "intermediate_size": 40, "tie_word_embeddings": True}),

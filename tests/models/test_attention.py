@@ -1,0 +1,40 @@
+"""What attention's chunks and temperature mean for packed documents and for decoding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from models import Model, Recipe
+
+LENGTHS = (6, 11)
+
+
+@pytest.fixture
+def model(zoo: Any) -> Model:
+    """Llama 4 with chunks, and steps of its temperature, shorter than the documents."""
+    options = zoo.recipe_dict("llama4")
+    options["branches"]["chunked"]["chunk"] = 4
+    options["branches"]["attention"]["temperature_floor"] = 3
+    config = Recipe.from_dict(options).at(width=32, n_layers=4, vocab_size=zoo.vocab)
+    return zoo.randomized(config)
+
+
+def test_chunks_start_with_their_document(zoo: Any, model: Model) -> None:
+    documents = [zoo.tokens(1, length, seed=length) for length in LENGTHS]
+    segments = torch.cat([torch.full((1, n), i) for i, n in enumerate(LENGTHS)], 1)
+    positions = torch.cat([torch.arange(n) for n in LENGTHS])[None]
+    packed = model(torch.cat(documents, 1), segments, positions)
+    alone = torch.cat([model(document) for document in documents], 1)
+    torch.testing.assert_close(packed, alone, rtol=1e-9, atol=1e-9)
+
+
+def test_decoding_forgets_a_chunk_that_is_over(zoo: Any, model: Model) -> None:
+    tokens, cache = zoo.tokens(2, 11), model.new_cache()
+    steps = [model.run(tokens[:, :3], cache=cache).logits]
+    steps += [model.run(tokens[:, t : t + 1], cache=cache).logits for t in range(3, 11)]
+    torch.testing.assert_close(torch.cat(steps, 1), model(tokens), rtol=1e-9, atol=1e-9)
+    assert cache.slots[0][0]["k"].shape[1] == 11 % 4
+    assert cache.slots[3][0]["k"].shape[1] == 11
