@@ -6,6 +6,7 @@ any resume, and new in every epoch.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from data.errors import DataError
 from data.order import key_of, mix
 
 Samples = npt.NDArray[np.int64]
+Tokens = npt.NDArray[np.int64]
 
 
 def uniforms(samples_B: Samples, count: int, *key: str | int) -> npt.NDArray[np.float64]:
@@ -28,7 +30,8 @@ def uniforms(samples_B: Samples, count: int, *key: str | int) -> npt.NDArray[np.
 @dataclass(frozen=True)
 class Masked:
     """Masked language modelling (BERT, arXiv 1810.04805): a share of the tokens are targets; of
-    these 80 % are replaced by the mask, 10 % by a random token, 10 % stay as they are."""
+    these 80 % are replaced by the mask, 10 % by a random token, 10 % stay as they are. A row that
+    holds text has at least one target, as in BERT's code."""
 
     mask_token: int
     vocab_size: int
@@ -40,7 +43,7 @@ class Masked:
         chosen_BT, fate_BT, random_BT = (
             uniforms(samples_B, shape[1], "masked", self.seed, part) for part in range(3)
         )
-        target_BT = (chosen_BT < self.probability) & _counted(batch)
+        target_BT = _chosen(chosen_BT, self.probability, batch)
         tokens_BT = np.where(target_BT & (fate_BT < 0.8), self.mask_token, batch.tokens_BT)
         replaced_BT = target_BT & (fate_BT >= 0.9)
         random_token_BT = (random_BT * self.vocab_size).astype(np.int64)
@@ -56,12 +59,13 @@ class Masked:
 @dataclass(frozen=True)
 class ReplacedToken:
     """Replaced-token detection (ELECTRA, arXiv 2003.10555): targets are 1 where a token is not the
-    original one. Replacements are uniform over the vocabulary, not drawn from a generator
-    network."""
+    original one. Replacements are uniform over the vocabulary; with a `mask_token` they are left to
+    a generator network: the chosen tokens are masked, and the targets are the original ones."""
 
     vocab_size: int
     seed: int = 0
     probability: float = 0.15
+    mask_token: int | None = None
 
     def __call__(self, batch: Batch, samples_B: Samples) -> Batch:
         length = batch.tokens_BT.shape[1]
@@ -69,14 +73,15 @@ class ReplacedToken:
             uniforms(samples_B, length, "replaced", self.seed, part) for part in range(2)
         )
         random_token_BT = (random_BT * self.vocab_size).astype(np.int64)
-        replaced_BT = (chosen_BT < self.probability) & _counted(batch)
-        tokens_BT = np.where(replaced_BT, random_token_BT, batch.tokens_BT)
-        return replace(
-            batch,
-            tokens_BT=tokens_BT,
-            targets_BT=(tokens_BT != batch.tokens_BT).astype(np.int64),
-            weights_BT=_counted(batch).astype(np.float32),
-        )
+        replaced_BT = _chosen(chosen_BT, self.probability, batch)
+        weights_BT = _counted(batch).astype(np.float32)
+        if self.mask_token is not None:
+            tokens_BT = np.where(replaced_BT, self.mask_token, batch.tokens_BT)
+            targets_BT = batch.tokens_BT.copy()
+        else:
+            tokens_BT = np.where(replaced_BT, random_token_BT, batch.tokens_BT)
+            targets_BT = (tokens_BT != batch.tokens_BT).astype(np.int64)
+        return replace(batch, tokens_BT=tokens_BT, targets_BT=targets_BT, weights_BT=weights_BT)
 
 
 @dataclass(frozen=True)
@@ -106,10 +111,9 @@ class SpanCorruption:
     each followed by its span, and a last sentinel.
 
     The numbers of noise tokens and spans depend on T alone, so all rows have one length and need no
-    padding. For an encoder-decoder, the
-    batch's `sources_BS` are what the encoder reads, and `tokens_BT` are the targets after one
-    end of document. For a decoder alone (`joined`), the row is the source and then the targets,
-    which alone have weight.
+    padding. For an encoder-decoder, the batch's `sources_BS` are what the encoder reads, and
+    `tokens_BT` are the targets after one end of document. For a decoder alone (`joined`), the row
+    is the source and then the targets, which alone have weight. A row with padding has none.
     """
 
     sentinels: tuple[int, ...]
@@ -120,51 +124,132 @@ class SpanCorruption:
     joined: bool = False
 
     def __call__(self, batch: Batch, samples_B: Samples) -> Batch:
-        if batch.segments_BT is not None:
-            raise DataError("span corruption takes whole rows, not separate documents")
-        source_BS, target_BR = self._corrupt(batch.tokens_BT, samples_B)
-        start_B1 = np.full((len(samples_B), 1), self.end_of_document, np.int64)
-        if not self.joined:
-            tokens_BR = np.concatenate([start_B1, target_BR[:, :-1]], axis=1)
-            weights_BR = np.ones(target_BR.shape, np.float32)
-            return Batch(tokens_BR, target_BR, weights_BR, sources_BS=source_BS)
-        whole_BW = np.concatenate([source_BS, start_B1, target_BR], axis=1)
-        weights_BW = np.zeros((len(samples_B), whole_BW.shape[1] - 1), np.float32)
-        weights_BW[:, source_BS.shape[1] :] = 1
-        return Batch(whole_BW[:, :-1], whole_BW[:, 1:], weights_BW)
-
-    def _corrupt(
-        self, tokens_BT: npt.NDArray[np.int64], samples_B: Samples
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Rows alternate kept stretches and spans, a kept one first, a span last, as in T5."""
-        size, length = tokens_BT.shape
-        noise = min(max(round(length * self.density), 1), length - 1)
-        count = max(min(round(noise / self.mean_span), noise, length - noise), 1)
-        if len(self.sentinels) <= count:
+        _whole_rows(batch, "span corruption")
+        length = batch.tokens_BT.shape[1]
+        spans = _spans(samples_B, length, self.seed, self.density, self.mean_span)
+        if len(self.sentinels) <= spans.n_spans:
             raise DataError(
-                f"{count} spans in a row of {length} need {count + 1} sentinels, "
+                f"{spans.n_spans} spans in a row of {length} need {spans.n_spans + 1} sentinels, "
                 f"there are {len(self.sentinels)}",
                 ("sentinels",),
             )
-        spans_BC, gaps_BC = (
-            _composition(uniforms(samples_B, total - 1, "spans", self.seed, part), total, count)
-            for part, total in enumerate((noise, length - noise))
-        )
-        starts_BC = np.cumsum(gaps_BC + spans_BC, axis=1) - spans_BC
-        begins_span_BT, begins_gap_BT = np.zeros((2, size, length), np.int64)
-        np.put_along_axis(begins_span_BT, starts_BC, 1, axis=1)
-        np.put_along_axis(begins_gap_BT, starts_BC - gaps_BC, 1, axis=1)
-        spans_so_far_BT, gaps_so_far_BT = (
-            np.cumsum(begins, axis=1) for begins in (begins_span_BT, begins_gap_BT)
-        )
-        noise_BT = spans_so_far_BT == gaps_so_far_BT
         sentinels = np.array(self.sentinels)
-        source_BT = np.where(begins_span_BT, sentinels[spans_so_far_BT - 1], tokens_BT)
-        target_BT = np.where(begins_gap_BT, sentinels[gaps_so_far_BT - 1], tokens_BT)
-        source_BS = source_BT[~noise_BT | (begins_span_BT > 0)].reshape(size, -1)
-        target_BR = target_BT[noise_BT | (begins_gap_BT > 0)].reshape(size, -1)
-        last_B1 = np.full((size, 1), self.sentinels[count], np.int64)
-        return source_BS, np.concatenate([target_BR, last_B1], axis=1)
+        source_BS = spans.source(batch.tokens_BT, sentinels)
+        target_BR = spans.target(batch.tokens_BT, sentinels)
+        if not self.joined:
+            return _to_decode(batch, source_BS, target_BR, self.end_of_document)
+        start_B1 = np.full((len(samples_B), 1), self.end_of_document, np.int64)
+        whole_BW = np.concatenate([source_BS, start_B1, target_BR], axis=1)
+        weights_BW = np.zeros((len(samples_B), whole_BW.shape[1] - 1), np.float32)
+        weights_BW[:, source_BS.shape[1] :] = _unpadded(batch)
+        return Batch(whole_BW[:, :-1], whole_BW[:, 1:], weights_BW)
+
+
+@dataclass(frozen=True)
+class Infilling:
+    """Text infilling (BART, arXiv 1910.13461): spans become one mask each in the source, and the
+    targets are the whole text. Spans are drawn as for span corruption, where the paper's lengths
+    are Poisson with mean 3, zero included."""
+
+    mask_token: int
+    end_of_document: int
+    seed: int = 0
+    density: float = 0.3
+    mean_span: float = 3.0
+
+    def __call__(self, batch: Batch, samples_B: Samples) -> Batch:
+        _whole_rows(batch, "infilling")
+        length = batch.tokens_BT.shape[1]
+        spans = _spans(samples_B, length, self.seed, self.density, self.mean_span)
+        source_BS = spans.source(batch.tokens_BT, np.full(spans.n_spans, self.mask_token))
+        return _to_decode(batch, source_BS, batch.tokens_BT, self.end_of_document)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The first `share` of each row is the source, the rest the targets (arXiv 1910.10683, section
+    3.2.1)."""
+
+    end_of_document: int
+    share: float = 0.5
+
+    def __call__(self, batch: Batch, samples_B: Samples) -> Batch:
+        _whole_rows(batch, "a prefix")
+        length = batch.tokens_BT.shape[1]
+        cut = min(max(round(length * self.share), 1), length - 1)
+        source_BS, target_BR = batch.tokens_BT[:, :cut], batch.tokens_BT[:, cut:]
+        return _to_decode(batch, source_BS, target_BR, self.end_of_document)
+
+
+class _Spans(NamedTuple):
+    """Rows alternate kept stretches and hidden spans, a kept one first, a span last, as in T5.
+    `opens` marks the first token of each span, `closes` of each stretch."""
+
+    n_spans: int
+    hidden_BT: npt.NDArray[np.bool_]
+    opens_BT: npt.NDArray[np.bool_]
+    closes_BT: npt.NDArray[np.bool_]
+
+    def source(self, tokens_BT: Tokens, sentinels: Tokens) -> Tokens:
+        """What is kept, and a sentinel in each span's place."""
+        marked_BT = np.where(self.opens_BT, sentinels[_number(self.opens_BT)], tokens_BT)
+        return marked_BT[~self.hidden_BT | self.opens_BT].reshape(len(tokens_BT), -1)
+
+    def target(self, tokens_BT: Tokens, sentinels: Tokens) -> Tokens:
+        """The spans, a sentinel before each and after the last."""
+        marked_BT = np.where(self.closes_BT, sentinels[_number(self.closes_BT)], tokens_BT)
+        spans_BR = marked_BT[self.hidden_BT | self.closes_BT].reshape(len(tokens_BT), -1)
+        last_B1 = np.full((len(tokens_BT), 1), sentinels[self.n_spans], np.int64)
+        return np.concatenate([spans_BR, last_B1], axis=1)
+
+
+def _spans(samples_B: Samples, length: int, seed: int, density: float, mean_span: float) -> _Spans:
+    noise = min(max(round(length * density), 1), length - 1)
+    count = max(min(round(noise / mean_span), noise, length - noise), 1)
+    spans_BC, gaps_BC = (
+        _composition(uniforms(samples_B, total - 1, "spans", seed, part), total, count)
+        for part, total in enumerate((noise, length - noise))
+    )
+    starts_BC = np.cumsum(gaps_BC + spans_BC, axis=1) - spans_BC
+    opens_BT, closes_BT = np.zeros((2, len(samples_B), length), np.bool_)
+    np.put_along_axis(opens_BT, starts_BC, True, axis=1)
+    np.put_along_axis(closes_BT, starts_BC - gaps_BC, True, axis=1)
+    return _Spans(count, _number(opens_BT) == _number(closes_BT), opens_BT, closes_BT)
+
+
+def _number(marks_BT: npt.NDArray[np.bool_]) -> Tokens:
+    """Which of a row's marks was the last, from 0."""
+    return np.cumsum(marks_BT, axis=1) - 1
+
+
+def _to_decode(batch: Batch, source_BS: Tokens, target_BR: Tokens, start: int) -> Batch:
+    """Targets after one start, beside their source."""
+    start_B1 = np.full((len(target_BR), 1), start, np.int64)
+    tokens_BR = np.concatenate([start_B1, target_BR[:, :-1]], axis=1)
+    weights_BR = np.ones(target_BR.shape, np.float32) * _unpadded(batch)
+    return Batch(tokens_BR, target_BR, weights_BR, sources_BS=source_BS)
+
+
+def _unpadded(batch: Batch) -> npt.NDArray[np.bool_]:
+    """Rows (B, 1) that hold text from end to end."""
+    whole_B1: npt.NDArray[np.bool_] = np.all(_counted(batch), axis=1)[:, None]
+    return whole_B1
+
+
+def _whole_rows(batch: Batch, what: str) -> None:
+    if batch.segments_BT is not None:
+        raise DataError(f"{what} takes whole rows, not separate documents")
+
+
+def _chosen(
+    uniforms_BT: npt.NDArray[np.float64], probability: float, batch: Batch
+) -> npt.NDArray[np.bool_]:
+    """That share of the text, and at least one token of a row that holds any."""
+    counted_BT = _counted(batch)
+    draws_BT = np.where(counted_BT, uniforms_BT, np.inf)
+    lowest_B1 = draws_BT.min(axis=1, keepdims=True)
+    chosen_BT: npt.NDArray[np.bool_] = draws_BT <= np.maximum(lowest_B1, probability)
+    return chosen_BT & counted_BT
 
 
 def _composition(

@@ -17,6 +17,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
+ROW_BY_ROW = ("causal", "masked", "replaced_token")
+"""Objectives that leave a row's tokens where they are, and so may keep documents apart."""
+
 
 class Section(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
@@ -175,6 +178,12 @@ class RunConfig(Section):
         path.write_text(self.model_dump_json(indent=1) + "\n")
 
     @property
+    def objective(self) -> str:
+        """What the model is trained on, as its recipe says."""
+        given = self.model.get("recipe", {}).get("objective", "causal")
+        return str(given["type"] if isinstance(given, dict) else given)
+
+    @property
     def tokens_per_step(self) -> int:
         return self.data.batch_size * self.data.sequence_length
 
@@ -222,6 +231,15 @@ class RunConfig(Section):
         )
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @model_validator(mode="after")
+    def _rows_are_whole(self) -> Self:
+        if self.data.separate_documents and self.objective not in ROW_BY_ROW:
+            raise ValueError(
+                f"data.separate_documents is true with the objective {self.objective}; "
+                "allowed: false, since it hides and cuts whole rows"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:

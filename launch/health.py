@@ -28,18 +28,20 @@ def stragglers(seconds: list[float]) -> dict[int, float]:
 
 
 def by_layer(norms: Mapping[str, float]) -> dict[str, float]:
-    """Norms of named parameters, as norms of `layers.3`, `embedding`, `head` and so on."""
+    """Norms of named parameters, as norms of `layers.3`, `encoder.layers.3`, `embedding`, `head`
+    and so on."""
     squares: dict[str, float] = {}
     for name, norm in norms.items():
         parts = name.split(".")
-        layer = ".".join(parts[:2]) if parts[0] == "layers" else parts[0]
+        depth = parts.index("layers") + 2 if "layers" in parts else 1
+        layer = ".".join(parts[:depth])
         squares[layer] = squares.get(layer, 0.0) + norm**2
     return {layer: math.sqrt(square) for layer, square in squares.items()}
 
 
 def flags(layers: Mapping[str, float]) -> Iterator[Flag]:
-    """The stack's layers, embedding and head aside, that stand out by `FACTOR` from the median."""
-    stack = {layer: norm for layer, norm in layers.items() if layer.startswith("layers.")}
+    """The stacks' layers, embedding and head aside, that stand out by `FACTOR` from the median."""
+    stack = {layer: norm for layer, norm in layers.items() if "layers." in layer}
     median = statistics.median(stack.values()) if stack else 0.0
     for layer, norm in stack.items() if median else ():
         ratio = norm / median

@@ -143,7 +143,7 @@ class Evaluation:
     tokens: int
     flops: float
     loss: float
-    bits_per_byte: float
+    bits_per_byte: float | None
 
 
 @dataclass(frozen=True, slots=True)

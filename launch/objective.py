@@ -1,18 +1,23 @@
 """Model and loss as one module, so that DeepSpeed's hooks see the whole forward pass."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from data import objectives
 from data.batch import Batch
-from models.loss import cross_entropy
+from data.loader import Objective as Transform
+from data.store import TokenStore
+from models import ModelConfig
 from models.model import Model
+from models.residual import Layer
+from models.training import losses
 
-Fed = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
+Fed = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
 class Losses(NamedTuple):
@@ -46,21 +51,76 @@ class Objective(nn.Module):
         weights_BT: Tensor,
         segments_BT: Tensor | None,
         positions_BT: Tensor | None,
+        sources_BS: Tensor | None = None,
     ) -> Losses:
-        out = self.model.run(tokens_BT, segments_BT=segments_BT, positions_BT=positions_BT)
-        parts = cross_entropy(out.logits, targets_BT, weights_BT, self.label_smoothing, self.z_loss)
-        weighed = [out.aux[name] * weight for name, weight in self.model.aux_weights.items()]
+        # Evaluations judge the same samples of a generator, and leave no trace in the training.
+        is_sampled = self.model.generator is not None and not self.training
+        with torch.random.fork_rng(enabled=is_sampled):
+            if is_sampled:
+                torch.manual_seed(0)
+            parts, balance, aux = losses(
+                self.model,
+                tokens_BT,
+                targets_BT,
+                weights_BT,
+                sources_BS=sources_BS,
+                segments_BT=segments_BT,
+                positions_BT=positions_BT,
+                label_smoothing=self.label_smoothing,
+                z_loss=self.z_loss,
+            )
         return Losses(
             total=parts.total * parts.weight,
             nats=parts.nats.detach() * parts.weight,
-            balance=torch.stack(weighed).sum() if weighed else None,
-            reported={name: value.detach() for name, value in out.aux.items()},
+            balance=balance,
+            reported={name: value.detach() for name, value in aux.items()},
         )
+
+
+def transform(model: ModelConfig, store: TokenStore, seed: int) -> Transform | None:
+    """What the recipe's objective makes of causal batches; None if it leaves them as they are.
+
+    The mask or the sentinels are the last ids of the model's vocabulary.
+
+    Raises:
+        ValueError: there is no room for them beside the text's own tokens.
+    """
+    task, kind = model.recipe.task, model.recipe.objective["type"]  # type: ignore[index]
+    if model.vocab_size < store.vocab_size + task.special:
+        raise ValueError(
+            f"model.vocab_size is {model.vocab_size}; allowed: at least "
+            f"{store.vocab_size + task.special}, the {store.vocab_size} tokens of the text and the "
+            f"{task.special} that the objective {kind} adds"
+        )
+    mask, end = model.vocab_size - 1, store.end_of_document
+    made: dict[str, Any] = {
+        "causal": lambda: None,
+        "masked": lambda: objectives.Masked(mask, store.vocab_size, seed, task.probability),
+        "replaced_token": lambda: objectives.ReplacedToken(
+            store.vocab_size,
+            seed,
+            task.probability,
+            mask_token=None if model.recipe.generator is None else mask,
+        ),
+        "span_corruption": lambda: objectives.SpanCorruption(
+            tuple(range(mask, mask - task.sentinels, -1)),
+            end,
+            seed,
+            task.density,
+            task.mean_span,
+            joined=model.recipe.encoder is None,
+        ),
+        "infilling": lambda: objectives.Infilling(mask, end, seed, task.density, task.mean_span),
+        "prefix": lambda: objectives.Prefix(end, task.share),
+    }
+    found: Transform | None = made[kind]()
+    return found
 
 
 def recompute_layers(model: Model) -> None:
     """Keep each layer's input alone for the backward pass, and compute the layer again there."""
-    for layer in model.layers:
+    layers: list[nn.Module] = [part for part in model.modules() if isinstance(part, Layer)]
+    for layer in layers:
         forward = partial(checkpoint, layer.forward, use_reentrant=False)
         layer.forward = forward
 
@@ -78,4 +138,5 @@ def feed(batch: Batch, rows: slice, device: torch.device) -> Fed:
         tensor(batch.weights_BT),
         None if batch.segments_BT is None else tensor(batch.segments_BT),
         None if batch.positions_BT is None else tensor(batch.positions_BT),
+        None if batch.sources_BS is None else tensor(batch.sources_BS),
     )

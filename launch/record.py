@@ -68,8 +68,10 @@ class Recorder:
             self._append("straggler", step, rank=rank, ratio=ratio)
 
     def evaluation(self, step: int, loss: float, heldout: TokenStore) -> None:
+        """Only a causal model's loss is a code length of the text: others have no bits per byte."""
+        is_causal = self._config.objective == "causal"
         bits = loss * heldout.n_tokens / heldout.bytes / math.log(2)
-        self._write("eval", step, loss=loss, bits_per_byte=bits)
+        self._write("eval", step, loss=loss, bits_per_byte=bits if is_causal else None)
 
     def checkpoint(self, saved: Saved) -> None:
         self._append(

@@ -22,7 +22,7 @@ from launch.checkpoint import Checkpoints
 from launch.config import RunConfig
 from launch.engine import Engine, prepare
 from launch.journal import End
-from launch.objective import Objective, feed, recompute_layers
+from launch.objective import Objective, feed, recompute_layers, transform
 from launch.optimizer import build_optimizer
 from launch.parallel import shares, spread_experts
 from launch.ranks import Ranks
@@ -79,24 +79,28 @@ class Run:
     ) -> None:
         self.config, self.ranks, self.alive = config, ranks, alive
         data, settings = config.data, config.train
+        shape = ModelConfig.from_dict(config.model)
+        heldout, stored = TokenStore.open(data.heldout), TokenStore.open(data.train)
         self.heldout = Loader.heldout(
-            TokenStore.open(data.heldout),
+            heldout,
             data.sequence_length,
             data.batch_size,
             data.eval_tokens,
             data.separate_documents,
+            transform(shape, heldout, seed=0),
         )
         self.loader = Loader(
-            TokenStore.open(data.train),
+            stored,
             data.sequence_length,
             data.batch_size,
             data.seed,
+            transform(shape, stored, data.seed),
             separate_documents=data.separate_documents,
             unique_tokens=data.unique_tokens,
         )
         expert_group = prepare(config.parallel.expert_parallel)
         with ranks.device:
-            model = build(ModelConfig.from_dict(config.model))
+            model = build(shape)
         spread_experts(model, expert_group, ranks)
         model.init_weights(settings.seed)
         if settings.activation_checkpointing:

@@ -7,7 +7,15 @@ import pytest
 from data.batch import Batch, causal
 from data.errors import DataError
 from data.loader import Loader
-from data.objectives import Masked, MultiToken, ReplacedToken, SpanCorruption, uniforms
+from data.objectives import (
+    Infilling,
+    Masked,
+    MultiToken,
+    Prefix,
+    ReplacedToken,
+    SpanCorruption,
+    uniforms,
+)
 from data.prepare import Prepared
 from data.store import TokenStore
 
@@ -28,6 +36,9 @@ OBJECTIVES: list[Transform] = [
     MultiToken(depth=3),
     SpanCorruption(SENTINELS, end_of_document=0),
     SpanCorruption(SENTINELS, end_of_document=0, joined=True),
+    ReplacedToken(vocab_size=VOCAB, mask_token=1),
+    Infilling(mask_token=1, end_of_document=0),
+    Prefix(end_of_document=0, share=0.25),
 ]
 
 
@@ -76,6 +87,51 @@ def test_replaced_tokens_are_those_that_differ(batch: Batch) -> None:
     assert np.array_equal(out.targets_BT, (out.tokens_BT != batch.tokens_BT).astype(int))
     assert out.targets_BT.mean() == pytest.approx(0.15, abs=0.02)
     assert out.weights_BT.all()
+
+
+def test_a_generator_is_given_masks_and_the_text(batch: Batch) -> None:
+    out = ReplacedToken(vocab_size=VOCAB, mask_token=1)(batch, SAMPLES)
+    masked = out.tokens_BT == 1
+    assert masked.mean() == pytest.approx(0.15, abs=0.02)
+    assert np.array_equal(out.targets_BT, batch.tokens_BT)
+    assert np.array_equal(out.tokens_BT[~masked], batch.tokens_BT[~masked])
+    assert out.weights_BT.all()
+
+
+def test_every_row_has_a_target_and_padding_none(batch: Batch) -> None:
+    batch.weights_BT[0] = 0
+    batch.weights_BT[1, 3:] = 0
+    out = Masked(mask_token=1, vocab_size=VOCAB, probability=1e-6)(batch, SAMPLES)
+    assert out.weights_BT.sum(1).tolist() == [0] + [1] * 63
+    assert out.weights_BT[1, :3].sum() == 1
+
+
+def test_infilling_hides_spans_and_wants_the_text(batch: Batch) -> None:
+    out = Infilling(mask_token=1, end_of_document=0)(batch, SAMPLES)
+    assert out.sources_BS is not None
+    assert np.array_equal(out.targets_BT, batch.tokens_BT)
+    assert np.array_equal(out.tokens_BT[:, 1:], batch.tokens_BT[:, :-1])
+    assert (out.tokens_BT[:, 0] == 0).all()
+    hidden = round(0.3 * 128)
+    assert ((out.sources_BS == 1).sum(1) == round(hidden / 3)).all()
+    assert out.sources_BS.shape[1] == 128 - hidden + round(hidden / 3)
+    for source, text in zip(out.sources_BS, batch.tokens_BT, strict=True):
+        kept = iter(text.tolist())  # what is kept stands in the text in this order
+        assert all(token in kept for token in source[source != 1].tolist())
+
+
+def test_a_prefix_and_its_rest_are_the_text(batch: Batch) -> None:
+    out = Prefix(end_of_document=0, share=0.25)(batch, SAMPLES)
+    assert out.sources_BS is not None
+    assert out.sources_BS.shape == (64, 32)
+    assert np.array_equal(np.hstack([out.sources_BS, out.targets_BT]), batch.tokens_BT)
+
+
+def test_rows_with_padding_do_not_count_for_a_decoder(batch: Batch) -> None:
+    batch.weights_BT[2, 100:] = 0
+    for objective in (SpanCorruption(SENTINELS, 0), SpanCorruption(SENTINELS, 0, joined=True)):
+        counted = objective(batch, SAMPLES).weights_BT.any(1)
+        assert counted.tolist() == [True, True, False] + [True] * 61
 
 
 def test_multi_token_targets_are_the_tokens_ahead(batch: Batch) -> None:
