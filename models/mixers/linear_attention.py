@@ -19,7 +19,10 @@ from models.positions import Rope, scheme, table_for, turn
 class LinearAttention(Branch, name="linear_attention"):
     """y_t = φ(q_t)ᵀ Σ_{s≤t} γ^{t-s} φ(k_s) v_sᵀ, over φ(q_t)ᵀ Σ φ(k_s) if `normalize`.
 
-    feature: φ, identity, elu+1 (2006.16236, equation 7) or exp (softmax of each, 1812.01243).
+    feature: φ, identity, elu+1 (2006.16236, equation 7), exp (softmax of each, 1812.01243) or
+    random (Performer's FAVOR+, 2009.14794, equation 7): exp(ω_i·x - |x|²/2) of x/K^{1/4} for
+    `n_features` fixed ω, in blocks of K orthogonal ones as long as Gaussian vectors, which estimate
+    exp(q·k/√K).
     decay: none, or RetNet's γ_h = 1 - 2^{-5-h} (2307.08621, equation 8).
     gate: silu(W x) times the normalised heads (RetNet, equation 9).
     """
@@ -30,7 +33,8 @@ class LinearAttention(Branch, name="linear_attention"):
         *,
         n_heads: int | None = None,
         head_width: int | None = None,
-        feature: Literal["identity", "elu", "exp"] = "elu",
+        feature: Literal["identity", "elu", "exp", "random"] = "elu",
+        n_features: int | None = None,
         decay: Literal["none", "retention"] = "none",
         normalize: bool = True,
         gate: bool = False,
@@ -43,6 +47,10 @@ class LinearAttention(Branch, name="linear_attention"):
         positions = scheme(frame.positions)
         self.rope = positions if isinstance(positions, Rope) else None
         inner = self.n_heads * self.head_width
+        self.n_features = (n_features or 2 * self.head_width) if feature == "random" else None
+        self.omega_KF: Tensor | None
+        random_KF = torch.empty(self.head_width, self.n_features) if self.n_features else None
+        self.register_buffer("omega_KF", random_KF)
         self.qkv = Linear(frame.width, 3 * inner)
         self.gate = Linear(frame.width, inner) if gate else None
         self.out = Linear(inner, frame.width, role="out")
@@ -51,11 +59,12 @@ class LinearAttention(Branch, name="linear_attention"):
         """Mix positions."""
         B, T = x_BTD.shape[:2]
         q, k, v = self.qkv(x_BTD).view(B, T, 3, self.n_heads, self.head_width).unbind(2)
-        q, k = self._map(q), self._map(k)
+        q, k = self._map(q, top=True), self._map(k)
         if self.rope is not None:
             table = table_for(self.rope, q, self.head_width, context)
             q, k = turn(q, *table), turn(k, *table)
-        q = q * self.head_width**-0.5
+        if self.feature != "random":
+            q = q * self.head_width**-0.5
         if self.normalize:  # a value of one everywhere sums the keys
             v = F.pad(v, (0, 1), value=1.0)
         state = context.state
@@ -80,9 +89,20 @@ class LinearAttention(Branch, name="linear_attention"):
     def mixing_flops(self, length: int) -> int:
         """The recurrence, with a column more if normalised."""
         values = self.head_width + self.normalize
-        return linear_recurrence.flops(length, self.n_heads, self.head_width, values)
+        keys = self.n_features or self.head_width
+        flops = linear_recurrence.flops(length, self.n_heads, keys, values)
+        if self.n_features:  # of queries and of keys
+            flops += 2 * 2 * length * self.n_heads * self.head_width * self.n_features
+        return flops
 
-    def _map(self, x: Tensor) -> Tensor:
+    def _map(self, x: Tensor, top: bool = False) -> Tensor:
+        if self.omega_KF is not None:
+            wide = torch.promote_types(x.dtype, torch.float32)
+            x = x.to(wide) * self.head_width**-0.25
+            exponent = x @ self.omega_KF.to(wide) - x.square().sum(-1, keepdim=True) / 2
+            if top:  # a factor of a query's own, which the normaliser takes out again
+                exponent = exponent - exponent.amax(-1, keepdim=True).detach()
+            return exponent.exp()
         if self.feature == "elu":
             return F.elu(x) + 1
         return x.softmax(-1) if self.feature == "exp" else x
@@ -92,3 +112,21 @@ class LinearAttention(Branch, name="linear_attention"):
         if self.decay == "none":
             return torch.zeros_like(head_H)
         return torch.log1p(-(2 ** (-5 - head_H)))
+
+    @torch.no_grad()
+    def init_special(self, generator: torch.Generator) -> None:
+        """Draw the random features."""
+        if self.omega_KF is not None:
+            self.omega_KF.copy_(orthogonal_features(*self.omega_KF.shape, generator))
+
+
+def orthogonal_features(width: int, n: int, generator: torch.Generator) -> Tensor:
+    """(K, F) columns of which each K are orthogonal, with lengths of Gaussian vectors (2009.14794,
+    section 2.4)."""
+    device = generator.device
+
+    def gaussian() -> Tensor:
+        return torch.randn(width, width, generator=generator, device=device)
+
+    blocks = [torch.linalg.qr(gaussian()).Q * gaussian().norm(dim=0) for _ in range(-(-n // width))]
+    return torch.cat(blocks, 1)[:, :n]

@@ -1,4 +1,4 @@
-"""What attention's chunks and temperature mean for packed documents and for decoding."""
+"""Chunks and temperature of attention with packed documents and decoding; random features."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from models import Model, Recipe
+from models.mixers.linear_attention import orthogonal_features
 
 LENGTHS = (6, 11)
 
@@ -19,7 +20,8 @@ def model(zoo: Any) -> Model:
     options["branches"]["chunked"]["chunk"] = 4
     options["branches"]["attention"]["temperature_floor"] = 3
     config = Recipe.from_dict(options).at(width=32, n_layers=4, vocab_size=zoo.vocab)
-    return zoo.randomized(config)
+    model: Model = zoo.randomized(config)
+    return model
 
 
 def test_chunks_start_with_their_document(zoo: Any, model: Model) -> None:
@@ -38,3 +40,19 @@ def test_decoding_forgets_a_chunk_that_is_over(zoo: Any, model: Model) -> None:
     torch.testing.assert_close(torch.cat(steps, 1), model(tokens), rtol=1e-9, atol=1e-9)
     assert cache.slots[0][0]["k"].shape[1] == 11 % 4
     assert cache.slots[3][0]["k"].shape[1] == 11
+
+
+def test_random_features_estimate_softmax_attention() -> None:
+    """The more of them, the nearer; blocks of them are orthogonal."""
+    generator = torch.Generator().manual_seed(0)
+    omega = orthogonal_features(8, 20_000, generator)
+    gram = omega[:, :8].T @ omega[:, :8]
+    torch.testing.assert_close(gram - gram.diag().diag(), torch.zeros(8, 8), atol=1e-4, rtol=0)
+    q, k = 0.5 * torch.randn(2, 5, 8, generator=generator)
+
+    def features(x: torch.Tensor) -> torch.Tensor:
+        x = x * 8**-0.25
+        return (x @ omega - x.square().sum(-1, keepdim=True) / 2).exp()
+
+    estimate = features(q) @ features(k).T / 20_000
+    torch.testing.assert_close(estimate, (q @ k.T / 8**0.5).exp(), rtol=0.2, atol=0.05)
