@@ -117,16 +117,16 @@ class LinearAttention(Branch, name="linear_attention"):
     def init_special(self, generator: torch.Generator) -> None:
         """Draw the random features."""
         if self.omega_KF is not None:
-            self.omega_KF.copy_(orthogonal_features(*self.omega_KF.shape, generator))
+            width, n = self.omega_KF.shape
+            self.omega_KF.copy_(orthogonal_features(width, n, generator))
 
 
 def orthogonal_features(width: int, n: int, generator: torch.Generator) -> Tensor:
     """(K, F) columns of which each K are orthogonal, with lengths of Gaussian vectors (2009.14794,
     section 2.4)."""
-    device = generator.device
-
-    def gaussian() -> Tensor:
-        return torch.randn(width, width, generator=generator, device=device)
-
-    blocks = [torch.linalg.qr(gaussian()).Q * gaussian().norm(dim=0) for _ in range(-(-n // width))]
+    blocks = []
+    for _ in range(-(-n // width)):
+        turned, length = torch.randn(2, width, width, generator=generator, device=generator.device)
+        q, r = torch.linalg.qr(turned)
+        blocks.append(q * r.diagonal().sign() * length.norm(dim=0))
     return torch.cat(blocks, 1)[:, :n]
