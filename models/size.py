@@ -5,6 +5,8 @@ The rule: width is a multiple of a power of two that grows with it (8 up to widt
 `coefficient · width^exponent`, rounded down or up to a multiple of its pattern, which fills the
 steps between widths. With the default 0.5 · √width, 768 has 13 or 14 layers (GPT-2: 12) and 4096
 has 32 or 33 (LLaMA 7B: 32).
+
+A `vocab_size` here is the text's; the ids that the objective adds (a mask, sentinels) come on top.
 """
 
 from __future__ import annotations
@@ -106,6 +108,6 @@ def _builds(recipe: Recipe, width: int, vocab_size: int) -> bool:
 
 def _rung(recipe: Recipe, width: int, vocab_size: int) -> list[ModelConfig]:
     return [
-        recipe.at(width=width, n_layers=n_layers, vocab_size=vocab_size)
+        recipe.at(width=width, n_layers=n_layers, vocab_size=vocab_size + recipe.task.special)
         for n_layers in depths(recipe, width)
     ]

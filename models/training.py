@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,14 +63,15 @@ def losses(
     return Pass(parts, torch.stack(weighed).sum() if weighed else None, aux)
 
 
-def blank(model: Model, batch_size: int, sequence_length: int) -> dict[str, Tensor]:
-    """Inputs of `losses`, all token 0, as long as the objective makes them of rows of text."""
+def blank(model: Model, batch_size: int, sequence_length: int) -> dict[str, Any]:
+    """Inputs of `losses`, random tokens, as long as the objective makes them of rows of text."""
     source, length = model.config.recipe.task.lengths(sequence_length)
-    place = model.embedding.weight.device
+    n_tokens, place = model.config.vocab_size, model.embedding.weight.device
+    is_binary = model.head.out_features == 1 and model.generator is None
 
-    def zeros(n: int) -> Tensor:
-        return torch.zeros(batch_size, n, dtype=torch.long, device=place)
+    def draw(n: int, below: int = n_tokens) -> Tensor:
+        return torch.randint(below, (batch_size, n), device=place)
 
-    if model.encoder is None:
-        return {"tokens_BT": zeros(source + length), "targets_BT": zeros(source + length)}
-    return {"tokens_BT": zeros(length), "targets_BT": zeros(length), "sources_BS": zeros(source)}
+    n = length if model.encoder is not None else source + length
+    given = {"tokens_BT": draw(n), "targets_BT": draw(n, 2 if is_binary else n_tokens)}
+    return given if model.encoder is None else {**given, "sources_BS": draw(source)}

@@ -198,6 +198,9 @@ def _sdpa(
     if short > 0:  # the fused kernels want values as wide as keys
         y_BTHK = _sdpa(q_BTHK, k_BSGK, F.pad(v_BSGV, (0, short)), seen, scale, causal)
         return y_BTHK[..., :-short]
+    is_fused = short == 0 and (seen is None or not seen.requires_grad)
+    if q_BTHK.device.type == "meta" and is_fused:
+        return _sdpa_on_meta(q_BTHK, k_BSGK, v_BSGV, seen, scale, causal)
     y_BHTV: Tensor = F.scaled_dot_product_attention(
         q_BTHK.transpose(1, 2),
         k_BSGK.transpose(1, 2),
@@ -221,6 +224,33 @@ def _chunkwise(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, chunk: int, scale
 
     y = _sdpa(rows(q_BTHK), rows(k_BTGK), rows(v_BTGV), None, scale, causal=True)
     return y.reshape(B, n_chunks * chunk, *y.shape[2:])[:, :T]
+
+
+def _sdpa_on_meta(
+    q_BTHK: Tensor,
+    k_BSGK: Tensor,
+    v_BSGV: Tensor,
+    seen: Tensor | None,
+    scale: float,
+    causal: bool,
+) -> Tensor:
+    """The fused form, which keeps no scores for the backward pass: on the meta device torch takes
+    the plain one, and `models.memory` would count them."""
+    groups = q_BTHK.shape[2] // k_BSGK.shape[2]
+    k_BSHK, v_BSHV = (
+        x if groups == 1 else x.repeat_interleave(groups, 2) for x in (k_BSGK, v_BSGV)
+    )
+    if seen is not None and seen.dtype is torch.bool:
+        seen = torch.zeros_like(seen, dtype=q_BTHK.dtype)
+    y_BHTV: Tensor
+    y_BHTV, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        *(x.transpose(1, 2) for x in (q_BTHK, k_BSHK, v_BSHV)),
+        0.0,
+        causal,
+        attn_mask=seen,
+        scale=scale,
+    )
+    return y_BHTV.transpose(1, 2)
 
 
 def _blockwise(

@@ -9,6 +9,7 @@ import torch
 
 from models import build, cost
 from models.memory import decoding_state, saved_bytes, training_memory
+from models.training import blank
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral", "hybrid"])
@@ -58,3 +59,22 @@ def test_states_grow_with_attention_alone(zoo: Any) -> None:
     latent = zoo.small("deepseek_v2", 64)
     assert decoding_state(latent).per_token == (4 * 16 + 8) * latent.n_layers
     assert decoding_state(zoo.small("mistral", 64), length=128).per_token == 0
+
+
+@pytest.mark.parametrize("name", ["bert", "electra", "t5"])
+def test_activations_of_other_objectives_are_those_of_a_real_run(zoo: Any, name: str) -> None:
+    config = zoo.small(name)
+    model = build(config)
+    model.init_weights(0)
+    real = saved_bytes(model, blank(model, 2, 48))
+    derived = training_memory(config, batch_size=2, sequence_length=48)
+    less = training_memory(config, batch_size=2, sequence_length=48, checkpointing=True)
+    assert derived.activations == pytest.approx(real, rel=0.1)
+    assert less.activations < derived.activations
+
+
+def test_a_decoder_keeps_the_source_once(zoo: Any) -> None:
+    config = zoo.small("t5", 64)
+    state = decoding_state(config)
+    assert state.per_token == state.per_source_token == 2 * 64 * config.n_layers
+    assert state.fixed == 0

@@ -37,3 +37,8 @@ def test_billions_of_parameters_are_sized_without_allocating(zoo: Any) -> None:
 def test_unknown_convention(zoo: Any) -> None:
     with pytest.raises(RecipeError, match="did you mean 'compute'"):
         shapes(zoo.recipe_of("llama"), vocab_size=64, low=1, high=1e5, convention="computed")
+
+
+def test_the_objectives_own_tokens_come_on_top(zoo: Any) -> None:
+    found = nearest(zoo.recipe_of("t5"), vocab_size=1000, target=1e5)
+    assert found.vocab_size == 1100
