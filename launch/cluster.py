@@ -48,7 +48,7 @@ def connect(address: str) -> None:
             f"cluster address {named} is not on this machine and RAY_AUTH_MODE is {mode}; "
             "allowed: RAY_AUTH_MODE=token"
         )
-    _on_loopback(False)
+    _on_loopback(host in LOOPBACK)
     _connect(address=address)
 
 

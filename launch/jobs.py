@@ -1,6 +1,7 @@
 """Jobs of a running Ray cluster, by the REST interface of its dashboard."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
+CHATTY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk")
+for _name in (*CHATTY, "_private.runtime_env.packaging"):
+    logging.getLogger(f"ray.{_name}").setLevel(logging.WARNING)
 TEARDOWN_SECONDS = "120"
 """Between a job's SIGTERM and its end: its runs save their state meanwhile."""
 

@@ -23,6 +23,7 @@ from launch.cluster import QUIET
 from launch.process import born, family
 
 HOST = "127.0.0.1"
+ROOT = Path(__file__).resolve().parent.parent
 FILE = "cluster.json"
 TOKEN = "token"
 START_SECONDS = 90.0
@@ -84,7 +85,7 @@ def up(
     token.chmod(0o600)
     port, dashboard = _free_ports(2)
     temp_dir = tempfile.mkdtemp(prefix="isoflop-", dir=scratch or "/tmp")
-    head = ["--head", f"--port={port}", "--include-dashboard=true", f"--temp-dir={temp_dir}"]
+    head = ["--head", f"--port={port}", "--include-dashboard=true"]
     head += [f"--dashboard-host={HOST}", f"--dashboard-port={dashboard}"]
     worker = [f"--address={HOST}:{port}"]
     url = f"http://{HOST}:{dashboard}"
@@ -93,6 +94,7 @@ def up(
     try:
         for number in range(nodes):
             options = [*(worker if number else head), f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
+            options += [f"--temp-dir={temp_dir}/{number}"]  # a node removes what it unpacked there
             node = _start(folder, number, options)
             cluster.nodes.append((node.pid, born(node.pid)))
             cluster.write(folder)
@@ -123,14 +125,13 @@ def environment(token_file: str) -> dict[str, str]:
     return QUIET | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": token_file,
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
 
 
 def _start(folder: Path, number: int, options: list[str]) -> subprocess.Popen[bytes]:
     command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"),
-        *(f"--node-ip-address={HOST}", "--dashboard-agent-listen-port=0"),
+        *(sys.executable, "-m", "launch.ray_start", "--dashboard-agent-listen-port=0"),
         *options,
     ]
     inherited = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
@@ -138,6 +139,7 @@ def _start(folder: Path, number: int, options: list[str]) -> subprocess.Popen[by
         return subprocess.Popen(
             command,
             env=inherited | environment(str(folder / TOKEN)),
+            cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

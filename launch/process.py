@@ -17,10 +17,11 @@ def born(pid: int) -> str:
         except OSError:
             return ""
         return "" if state in "ZX" else numbers[18]
-    try:
-        return str(psutil.Process(pid).create_time())
-    except psutil.NoSuchProcess:
-        return ""
+    else:
+        try:
+            return str(psutil.Process(pid).create_time())
+        except psutil.NoSuchProcess:
+            return ""
 
 
 def family(pid: int, birth: str) -> list[psutil.Process]:

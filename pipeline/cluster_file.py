@@ -6,6 +6,7 @@ Four kinds: ``local`` (several Ray nodes on this machine), ``ray`` (a running Ra
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -82,6 +83,7 @@ class LocalCluster(Nodes):
 
     kind: Literal["local"]
     shared: Line = "studies"
+    python: Word = Field(default_factory=lambda: sys.executable)
 
 
 class RayCluster(Nodes):

@@ -187,8 +187,8 @@ def _job(item: dict[str, Any]) -> Job | None:
     labels = {
         key.removeprefix("isoflop/"): value for key, value in meta.get("annotations", {}).items()
     }
-    submission = Submission.of(labels)
-    deployment = status.get("jobDeploymentStatus", "")
+    if (submission := Submission.of(labels)) is None:
+        return None
+    state = STATES.get(status.get("jobDeploymentStatus", ""), "waiting")
     began = datetime.fromisoformat(meta["creationTimestamp"]).timestamp()
-    note = status.get("message", "")
-    return submission and Job(submission, STATES.get(deployment, "waiting"), note, began)
+    return Job(submission, state, status.get("message", ""), began)

@@ -99,6 +99,7 @@ def state_folder() -> Path:
 
 
 def _job(info: JobInfo) -> Job | None:
-    submission = Submission.of(info.metadata)
+    if (submission := Submission.of(info.metadata)) is None:
+        return None
     note = info.message.strip().splitlines()
-    return submission and Job(submission, STATES[info.status], note[-1] if note else "", info.began)
+    return Job(submission, STATES[info.status], note[-1] if note else "", info.began)

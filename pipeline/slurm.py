@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from pipeline.atomic import write_text
 from pipeline.cluster_file import SlurmCluster
@@ -31,15 +32,19 @@ set -euo pipefail
 {setup}
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={folder}/token RAY_USAGE_STATS_ENABLED=0
 read -r own _ <<<"$(hostname --ip-address)"
+scratch=$(mktemp --directory {scratch}/isoflop-XXXXXX)
 options=(--block --disable-usage-stats --num-cpus={cpus} --num-gpus={gpus})
-options+=("--node-ip-address=$own" --dashboard-agent-listen-port=0)
+options+=("--node-ip-address=$own" --dashboard-agent-listen-port=0 "--temp-dir=$scratch")
 if [ "$1" = head ]; then
   options+=(--head "--port=${{2##*:}}" --dashboard-host=127.0.0.1 --dashboard-port=0)
-  options+=("--temp-dir={scratch}/isoflop-$SLURM_JOB_ID")
 else
   options+=("--address=$2")
 fi
-exec {python} -m ray.scripts.scripts start "${{options[@]}}"
+{python} -m ray.scripts.scripts start "${{options[@]}}" &
+trap 'kill -TERM "$!" 2>/dev/null || true' TERM
+wait "$!" || true
+wait "$!" || true
+rm -rf "$scratch"
 """
 
 BATCH = """\
@@ -209,9 +214,9 @@ class Slurm:
         return told + list(cluster.options)
 
 
-def _record(folder: Path) -> dict[str, object]:
+def _record(folder: Path) -> dict[str, Any]:
     try:
-        record: dict[str, object] = json.loads((folder / "job.json").read_text())
+        record: dict[str, Any] = json.loads((folder / "job.json").read_text())
     except (OSError, ValueError):
         return {"began": None}
     return record

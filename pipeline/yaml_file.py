@@ -89,7 +89,8 @@ def read_yaml(path: Path | str, overrides: list[str] | None = None) -> YamlFile:
 
 def dump_yaml(value: Any) -> str:
     """Plain values as YAML, in their own order, a line each."""
-    yaml, text = YAML(typ="safe", pure=True), StringIO()
+    yaml: Any = YAML(typ="safe", pure=True)
+    text = StringIO()
     yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
     yaml.width = 2**16
     yaml.dump(value, text)

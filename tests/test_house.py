@@ -20,7 +20,13 @@ MAY_IMPORT = {
 VENDOR_HOMES = {
     "deepspeed": ("launch/engine.py",),
     "mlflow": ("pipeline/tracking.py", "pipeline/law_model.py"),
-    "ray": ("launch/gang.py", "launch/cluster.py", "launch/jobs.py", "data/tokenize.py"),
+    "ray": (
+        "launch/gang.py",
+        "launch/cluster.py",
+        "launch/jobs.py",
+        "launch/ray_start.py",
+        "data/tokenize.py",
+    ),
     "flash_attn": ("models/engines/",),
     "mamba_ssm": ("models/engines/",),
     "causal_conv1d": ("models/engines/",),
