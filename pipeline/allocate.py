@@ -1,4 +1,4 @@
-"""What a study's law recommends at a budget, with the run that would follow the recommendation."""
+"""What a study's law recommends at a budget, and the study of the run that follows it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from typing import Any
 from rich.console import Group
 
 from analysis.notices import AnalysisError
-from analysis.result import Fit
+from analysis.result import Allocation, Fit
+from pipeline.atomic import write_text
 from pipeline.config import Study
-from pipeline.errors import StudyError, nearest
-from pipeline.fit_record import law_path
+from pipeline.errors import StudyError
+from pipeline.fitted import architectures_of, fit_of
+from pipeline.forecasts import freeze_run
+from pipeline.grids import Point, short
 from pipeline.plan import Plan
-from pipeline.planner import Shape
-from pipeline.runs import make_run
-from pipeline.show import interval, new_table, titled
+from pipeline.planner import Shape, make_plan
+from pipeline.runs import make_run, row, run_flops, run_tokens
+from pipeline.show import interval, new_table, quantity, titled
+from pipeline.yaml_file import dump_yaml
 
 
 def predict_study(study: Study, flops: float, architecture: str | None) -> list[dict[str, Any]]:
@@ -24,8 +28,7 @@ def predict_study(study: Study, flops: float, architecture: str | None) -> list[
     Raises:
         StudyError: no such architecture, no fitted law, or a law that its runs do not identify.
     """
-    if not flops > 0 or flops == float("inf"):
-        raise StudyError(f"--flops: given {flops}, allowed: a positive finite number")
+    _positive(flops)
     names = architectures_of(study, architecture)
     plan = Plan.read(study.folder / "plan.json")
     return [_predict(study, plan, name, flops) for name in names]
@@ -46,49 +49,109 @@ def prediction_table(predictions: list[dict[str, Any]], flops: float) -> Group:
     return titled(title, table, *configs)
 
 
-def architectures_of(study: Study, architecture: str | None) -> list[str]:
-    """The one that is asked for, or all.
+def allocate_study(study: Study, flops: float, architecture: str | None) -> list[dict[str, Any]]:
+    """Write the study of the compute-optimal run at ``flops``, its forecast frozen beside it.
+
+    One entry an architecture: the recommendation, the file that `isoflop run` takes, the run that
+    it plans, and the forecast of it.
 
     Raises:
-        StudyError: the study has no such architecture.
+        StudyError: as `predict_study`; or that run cannot be planned, or was trained already.
     """
-    if architecture is not None and architecture not in study.architectures:
-        known = ", ".join(study.architectures)
-        raise StudyError(
-            f"--architecture: given '{architecture}', allowed: {known}"
-            f"{nearest(architecture, study.architectures)}"
+    _positive(flops)
+    plan = Plan.read(study.folder / "plan.json")
+    names = architectures_of(study, architecture)
+    return [_allocate(study, plan, name, flops) for name in names]
+
+
+def allocation_table(found: list[dict[str, Any]], flops: float) -> Group:
+    """The runs side by side with their forecasts, then the files."""
+    table = new_table(["", "N*", "N", "D", "epochs", "forecast", "interval"])
+    for one in found:
+        forecast, run = one["forecast"], one["run"]
+        table.add_row(
+            one["architecture"],
+            interval(one["allocation"]["params"]),
+            quantity(run["params"]),
+            quantity(run["tokens"]),
+            f"{run['epochs']:.2f}",
+            f"{forecast['loss']:.4f}",
+            f"{forecast['low']:.4f} to {forecast['high']:.4f}",
         )
-    return [architecture] if architecture else list(study.architectures)
+    title = f"To train at {flops:.3g} FLOPs; the forecasts are frozen"
+    return titled(title, table, *(f"isoflop run {one['study']}" for one in found))
 
 
-def fit_of(study: Study, architecture: str) -> Fit:
-    """The law that was fitted to an architecture.
-
-    Raises:
-        StudyError: none was.
-    """
-    path = law_path(architecture, study.folder)
-    if not path.is_file():
-        raise StudyError(f"{path}: no fitted law; `isoflop fit {study.name}` fits what is finished")
-    return Fit.from_json(path.read_text())
+def _positive(flops: float) -> None:
+    if not flops > 0 or flops == float("inf"):
+        raise StudyError(f"--flops: given {flops}, allowed: a positive finite number")
 
 
-def _predict(study: Study, plan: Plan, architecture: str, flops: float) -> dict[str, Any]:
+def _allocate(study: Study, plan: Plan, architecture: str, flops: float) -> dict[str, Any]:
+    fit, best, shape = _recommended(study, plan, architecture, flops)
+    path, child = _write_study(study, architecture, shape, flops)
+    [run] = make_plan(child, plan.tokens).runs
+    target = {"params": float(run.labels["params"]), "tokens": float(run_tokens(run))}
+    return {
+        "architecture": architecture,
+        "allocation": best.to_dict(),
+        "study": str(path),
+        "run": row(run),
+        "forecast": freeze_run(child, architecture, fit, target, run_flops(run)),
+    }
+
+
+def _write_study(study: Study, architecture: str, shape: Shape, flops: float) -> tuple[Path, Study]:
+    """A study of one run, with all else as in the one that the law is of."""
+    size = shape.params(study.grid.convention)
+    values = study.model_dump(mode="json")
+    values |= {
+        "name": f"{study.name}-{architecture}-{flops:.3g}".replace("+", ""),
+        "question": f"Does the law of {study.name} hold at {flops:.3g} FLOPs?",
+        "architectures": {architecture: {"recipe": study.variants[architecture].recipe}},
+        "grid": {
+            "type": "ladder",
+            "params": [float(size)],
+            "tokens_per_parameter": [flops / shape.flops_per_token / size],
+            "trunk": False,
+            "seeds": study.grid.seeds[:1],
+            **{name: getattr(study.grid, name) for name in ("convention", "max_epochs")},
+        },
+        "fit": study.fit.model_dump(mode="json", exclude={"baseline"}),
+    }
+    child = Study.model_validate(values)
+    path = study.folder / "allocations" / f"{child.name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, dump_yaml(values))
+    return path, child
+
+
+def _recommended(
+    study: Study, plan: Plan, architecture: str, flops: float
+) -> tuple[Fit, Allocation, Shape]:
+    """The law, what it recommends, and the shape nearest to that."""
     from models import Recipe, cost
     from models.size import nearest as nearest_shape
 
+    fit = fit_of(study, architecture)
     try:
-        best = fit_of(study, architecture).allocate(flops)
+        best = fit.allocate(flops)
     except AnalysisError as error:
         raise StudyError(f"architectures.{architecture}: {error}") from None
     model = nearest_shape(
-        Recipe.from_dict(study.architectures[architecture].recipe),
+        Recipe.from_dict(study.variants[architecture].recipe),
         vocab_size=plan.tokens.vocab_size,
         target=best.params.value,
         convention=study.grid.convention,
     )
-    shape = Shape(architecture, model, cost(model, study.train.sequence_length))
-    run = make_run(study, plan.tokens, shape, flops, study.grid.seeds[0])
+    return fit, best, Shape(model, cost(model, study.train.sequence_length))
+
+
+def _predict(study: Study, plan: Plan, architecture: str, flops: float) -> dict[str, Any]:
+    _, best, shape = _recommended(study, plan, architecture, flops)
+    name = f"{flops:.3g}-{short(shape.params(study.grid.convention))}"
+    point = Point(shape, flops / shape.flops_per_token, name, flops, study.grid.seeds[0])
+    run = make_run(study, plan.tokens, study.variants[architecture], point)
     config = Path(study.folder / "predictions" / f"{run.name}.json")
     config.parent.mkdir(parents=True, exist_ok=True)
     run.write(config)

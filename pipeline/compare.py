@@ -55,7 +55,8 @@ def compare_studies(first: Study, second: Study) -> Comparison:
     pairs = common or [(one, other) for one in ours for other in theirs]
     gains: list[Gain] = []
     remarks = list(_remarks(first, second, bool(common)))
-    largest = max(first.grid.budgets)
+    reached = [fit.data.ranges["flops"][1] for fit in ours.values()]
+    largest = max(first.grid.targets or reached)
     for one, other in pairs:
         names = f"{first.name}/{one}", f"{second.name}/{other}"
         try:
@@ -123,7 +124,7 @@ def _metrics(found: Comparison) -> Iterator[tuple[str, float]]:
 
 def _laws(study: Study) -> dict[str, Fit]:
     found = {}
-    for name in study.architectures:
+    for name in study.variants:
         if (path := law_path(name, study.folder)).exists():
             found[name] = Fit.from_json(path.read_text(encoding="utf-8"))
     if not found:

@@ -278,6 +278,7 @@ class _Resolver:
         if isinstance(given := values.get("architectures"), dict):
             resolved = {name: self._architecture(name, one) for name, one in given.items()}
             values["architectures"] = resolved
+        self._measured_rule(values)
         return values
 
     def where(self, key: Key) -> str:
@@ -300,6 +301,24 @@ class _Resolver:
         if isinstance(given.get("recipe"), dict) and isinstance(given.get("override"), dict):
             given["recipe"] = merge(given["recipe"], given.pop("override"))
         return given
+
+    def _measured_rule(self, values: dict[str, Any]) -> None:
+        """``rule: {name: measured, study: probes}`` with the laws that those probes gave."""
+        rule, output = values.get("rule"), values.get("output", "studies")
+        if not isinstance(rule, dict) or rule.get("name") != "measured" or "learning_rate" in rule:
+            return
+        path = Path(str(output)).resolve() / str(rule.get("study")) / "rule.json"
+        laws: dict[str, Any] = {"learning_rate": {"k": 1.0}, "batch_tokens": {"k": 1.0}}
+        try:
+            found = json.loads(path.read_text())
+            laws = {name: found[name] for name in laws}
+        except (OSError, ValueError, KeyError):
+            key: Key = ("rule", "study")
+            self.broken[key] = (
+                f"{self.file.where(key)}: rule.study: given {rule.get('study')!r}; {path} is not "
+                "there, which `isoflop run` of a study with grid.type probe writes"
+            )
+        values["rule"] = rule | laws
 
     def _include(self, values: dict[str, Any], field: str, kind: str, prefix: Key) -> None:
         if not isinstance(name := values.get(field), str):

@@ -1,4 +1,8 @@
-"""The laws of a study's table, fitted once for each content of it, kept as JSON and plots."""
+"""The laws of a study's table, fitted once for each content of it, kept as JSON and plots.
+
+Every study gets the surface law of each architecture and its profiles; its type may add laws of all
+variants of a family together (repeated data, experts), a rule (probes) and what trunks cost.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,18 @@ import pandas as pd
 from pipeline.atomic import write_text
 from pipeline.config import Study, fingerprint
 from pipeline.fit_record import law_path
+from pipeline.grids import LadderGrid, ProbeGrid, RepeatsGrid
 from pipeline.plan import Plan
 from pipeline.records import curves
 
 SMOOTHING = 10
+FRESH = 1.0001
+"""Epochs up to which every token counts as seen once: runs are whole steps."""
 ANALYSIS = Path(__file__).resolve().parent.parent / "analysis"
 
 
 def fitted(study: Study, frame: pd.DataFrame) -> dict[str, Any] | None:
-    """What ``fit_table`` made of this very table, if it did: ``{key, analysis}``."""
+    """What ``fit_table`` made of this very table, if it did."""
     try:
         document: dict[str, Any] = json.loads((study.folder / "fits" / "study.json").read_text())
     except (OSError, json.JSONDecodeError):
@@ -28,14 +35,19 @@ def fitted(study: Study, frame: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def fit_table(study: Study, plan: Plan, frame: pd.DataFrame) -> dict[str, Any]:
-    """Fit both approaches to every architecture; write ``fits``, ``plots`` and ``report.html``."""
+    """Fit all that the study's type asks for; write ``fits``, ``plots`` and ``report.html``.
+
+    Returns the document that is kept: ``{key, analysis, laws, refused, trunks, rule}``.
+    """
     from analysis.plots import write
     from analysis.study import analyze
     from pipeline.report import write_report
 
+    runs = frame[frame["role"] == "run"]
+    judged = surface_runs(study, runs)
     analysis = analyze(
-        frame,
-        sorted(study.grid.budgets),
+        judged,
+        study.grid.targets or [float(judged["flops"].max())],
         extrapolate=study.fit.extrapolate,
         baseline=study.fit.baseline,
         resamples=study.fit.resamples,
@@ -43,14 +55,102 @@ def fit_table(study: Study, plan: Plan, frame: pd.DataFrame) -> dict[str, Any]:
     )
     points = _smoothed(curves(study, plan))
     write(analysis, study.folder / "plots", points)
-    write_report(study, plan, frame, points, analysis)
+    write_report(study, plan, judged, points, analysis)
     for name, architecture in analysis.architectures.items():
         if architecture.approach3 is not None:
             write_text(law_path(name, study.folder), architecture.approach3.to_json())
-    document = {"key": _key(study, frame), "analysis": analysis.to_dict()}
+    laws, refused = family_laws(study, runs)
+    document = {
+        "key": _key(study, frame),
+        "analysis": analysis.to_dict(),
+        "laws": laws,
+        "refused": refused,
+        "trunks": trunks(plan, frame) if isinstance(study.grid, LadderGrid) else None,
+        "rule": _rule(study, runs) if isinstance(study.grid, ProbeGrid) else None,
+    }
     text = json.dumps(document, allow_nan=False, ensure_ascii=False)
     write_text(study.folder / "fits" / "study.json", text)
     return document
+
+
+def fits_of(study: Study) -> dict[str, Any]:
+    """The fitted surface law of every architecture that has one (``analysis.Fit``)."""
+    from analysis.result import Fit
+
+    paths = {name: law_path(name, study.folder) for name in study.variants}
+    return {n: Fit.from_json(path.read_text()) for n, path in paths.items() if path.exists()}
+
+
+def surface_runs(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
+    """Those that the law of fresh data and good settings is about."""
+    if isinstance(study.grid, RepeatsGrid):
+        return runs[runs["epochs"] <= FRESH].reset_index(drop=True)
+    if isinstance(study.grid, ProbeGrid):
+        from pipeline.probes import best_runs
+
+        return best_runs(runs)
+    return runs.reset_index(drop=True)
+
+
+def family_laws(
+    study: Study, runs: pd.DataFrame
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]]]:
+    """Laws of the grid's type over all variants of each family, and those that are refused."""
+    from analysis.laws.registry import get
+    from analysis.notices import AnalysisError
+    from analysis.parametric import fit
+
+    found: dict[str, dict[str, Any]] = {}
+    refused: list[dict[str, str]] = []
+    for family, rows in runs.groupby("family", sort=False):
+        for name, columns in study.grid.laws.items():
+            needs = [columns.get(column, column) for column in get(name).columns]
+            if not set(needs) <= set(rows.columns) or rows[needs].isna().any(axis=None):
+                continue  # an architecture without experts in a grid of experts
+            own = rows.drop(columns=["architecture"])
+            try:
+                law = fit(
+                    own,
+                    name,
+                    columns=columns,
+                    resamples=study.fit.resamples,
+                    seed=study.fit.seed,
+                    convention=columns.get("params", "params"),
+                )
+            except AnalysisError as error:
+                refused.append({"family": str(family), "law": name, "message": str(error)})
+                continue
+            path = study.folder / "fits" / f"{family}.{name}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, law.to_json())
+            fields = law.to_dict()
+            del fields["bootstrap"]["samples"]
+            found.setdefault(str(family), {})[name] = fields
+    return found, refused
+
+
+def trunks(plan: Plan, frame: pd.DataFrame) -> dict[str, Any]:
+    """FLOPs that trunks saved, and the loss of each branch over that of its size's control."""
+    finished = frame[frame["status"] == "finished"]
+    same = ["architecture", "params", "tokens", "seed"]
+    controls = finished[finished["role"] == "control"][[*same, "loss"]]
+    pairs = finished[finished["role"] == "run"].merge(controls, on=same, suffixes=("", "_cosine"))
+    columns = [*same, "loss", "loss_cosine"]
+    rows = pairs[columns].to_dict("records")
+    return {
+        "saved_flops": plan.saved,
+        "spent_flops": plan.flops,
+        "controls": [row | {"cost": row["loss"] - row["loss_cosine"]} for row in rows],
+    }
+
+
+def _rule(study: Study, runs: pd.DataFrame) -> dict[str, Any] | None:
+    from pipeline.probes import measured_rule, write_rule
+
+    rule = measured_rule(runs)
+    if rule is not None:
+        write_rule(study.folder, rule)
+    return rule
 
 
 def _smoothed(points: pd.DataFrame) -> pd.DataFrame:
@@ -65,4 +165,5 @@ def _smoothed(points: pd.DataFrame) -> pd.DataFrame:
 def _key(study: Study, frame: pd.DataFrame) -> str:
     """Changes with the table, the settings of the fit and the code that fits."""
     code = [path.read_text() for path in sorted(ANALYSIS.rglob("*.py"))]
-    return fingerprint([frame.to_csv(index=False), study.fit.model_dump(mode="json"), code])
+    settings = [study.fit.model_dump(mode="json"), study.grid.type]
+    return fingerprint([frame.to_csv(index=False), settings, code])

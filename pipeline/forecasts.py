@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pandas as pd
 from rich.console import Group
 
 from analysis.forecast import Forecast, freeze, read_register, score, write_register
-from pipeline.allocate import architectures_of, fit_of
+from analysis.notices import AnalysisError
+from analysis.result import Fit
 from pipeline.atomic import write_text
 from pipeline.config import Study
 from pipeline.errors import StudyError
+from pipeline.fitted import architectures_of, fit_of
 from pipeline.show import new_table, number, quantity, titled
 
 NEAR = 0.1  # a run is a forecast's when its parameters and tokens are this near
@@ -44,6 +47,32 @@ def forecast_study(
         for name, register in registers.items()
         for forecast in register
     ]
+
+
+def freeze_run(
+    study: Study, architecture: str, fit: Fit, target: Mapping[str, float], flops: float
+) -> dict[str, Any]:
+    """Put the one run of ``study`` on its register, by the law of another; as JSON values.
+
+    What is there already for the same run from the same law stays as it was made.
+
+    Raises:
+        StudyError: the run was trained already, or the law bounds no loss there.
+    """
+    register = _read(study, architecture)
+    table = study.folder / "table.csv"
+    for known in register:
+        if known.fingerprint == fit.data.fingerprint and known.target == {**target, "flops": flops}:
+            return known.to_dict()
+    if table.is_file() and (pd.read_csv(table)["status"] == "finished").any():
+        raise StudyError(f"{architecture} at {flops:.3g} FLOPs was trained already: no forecast")
+    try:
+        made = freeze(fit, made=time.time(), flops=flops, **target)
+    except AnalysisError as error:
+        raise StudyError(f"{architecture} at {flops:.3g} FLOPs: {error}") from None
+    _path(study, architecture).parent.mkdir(parents=True, exist_ok=True)
+    write_text(_path(study, architecture), write_register([*register, made]))
+    return made.to_dict()
 
 
 def forecast_table(register: list[dict[str, Any]]) -> Group:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
+
+import psutil
 
 from pipeline.cluster_file import Cluster
 from pipeline.config import Study
@@ -36,12 +39,33 @@ class Machine:
             )
         self.slots = slots or (int(gpus / per_rank) if per_rank else cores)
         self._cpus, self._gpus = max(self.slots, cores), gpus
-        if self.slots < study.parallel.ranks:
+        self._kind = "GPU" if per_rank else "CPU"
+        self._fixed = None if cluster and not slots else self.slots * (per_rank or 1)
+        widest = max(study.parallel.steps, key=lambda step: step.ranks * (step.gpus_per_rank or 1))
+        if widest.ranks * (widest.gpus_per_rank or 1) > self.slots * (per_rank or 1):
             place = "cluster" if cluster else "machine"
             raise StudyError(
-                f"parallel.ranks: given {study.parallel.ranks}, "
+                f"parallel.ranks: given {widest.ranks}, "
                 f"allowed: at most the {self.slots} slots of this {place}"
             )
+
+    def devices(self) -> float:
+        """GPUs, or cores for a study without: those of a cluster as its nodes come and go."""
+        if self._fixed is not None:
+            return self._fixed
+        from launch import cluster
+
+        return cluster.resources().get(self._kind, 0.0)
+
+    @property
+    def device_bytes(self) -> float:
+        """Memory of a GPU, or a core's share of it; infinite where there is none here to ask."""
+        if self._kind == "GPU":
+            import torch
+
+            here = torch.cuda.is_available()
+            return float(torch.cuda.get_device_properties(0).total_memory) if here else math.inf
+        return float(psutil.virtual_memory().total) / len(os.sched_getaffinity(0))
 
     def start(self) -> None:
         """Bring Ray up, once."""

@@ -100,6 +100,7 @@ class Plan:
         document = {
             "tokens": self.tokens.to_dict(),
             "runs": [run.model_dump(mode="json") for run in self.runs],
+            "rows": rows(self.runs),
             "skipped": [asdict(point) for point in self.skipped],
         }
         write_text(path, json.dumps(document) + "\n")
@@ -111,15 +112,30 @@ class Plan:
         Raises:
             StudyError: there is none.
         """
-        try:
-            document = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise StudyError(
-                f"{path}: no plan there; `isoflop run` or `isoflop plan` makes one"
-            ) from None
+        document = _read(path)
         runs = tuple(RunConfig.model_validate_json(json.dumps(run)) for run in document["runs"])
         skipped = tuple(Skipped(**point) for point in document["skipped"])
         return cls(runs, skipped, Tokens.from_dict(document["tokens"]))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """What each run of a written plan is, without reading it as a configuration.
+
+    Raises:
+        StudyError: there is no plan.
+    """
+    found: list[dict[str, Any]] = _read(path)["rows"]
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise StudyError(
+            f"{path}: no plan there; `isoflop run` or `isoflop plan` makes one"
+        ) from None
+    return document
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +11,7 @@ from models import Cost, ModelConfig, Recipe, cost
 from models.size import shapes
 from pipeline.config import Study
 from pipeline.errors import StudyError
-from pipeline.grids import Proposal, Variant
+from pipeline.grids import Point, Proposal, Variant
 from pipeline.grids.base import Grid
 from pipeline.plan import Plan, Skipped, Tokens
 from pipeline.runs import make_run, run_folder, run_tokens
@@ -47,8 +47,9 @@ def make_plan(study: Study, tokens: Tokens, proposals: Sequence[Proposal] = ()) 
     skipped: list[Skipped] = []
     for variant in study.variants.values():
         own = [proposal for proposal in proposals if proposal.architecture == variant.name]
-        possible = list(_possible(study, tokens, variant, own, skipped))
-        runs += study.grid.linked(possible, partial(run_folder, study))
+        points = study.grid.points(ladder(study, variant, tokens.vocab_size), own)
+        found = list(possible(study, tokens, variant, points, skipped))
+        runs += study.grid.linked(found, partial(run_folder, study))
     if not runs:
         raise StudyError(
             f"study '{study.name}': no run is left: "
@@ -57,15 +58,15 @@ def make_plan(study: Study, tokens: Tokens, proposals: Sequence[Proposal] = ()) 
     return Plan(tuple(runs), tuple(skipped), tokens)
 
 
-def _possible(
+def possible(
     study: Study,
     tokens: Tokens,
     variant: Variant,
-    proposals: Sequence[Proposal],
+    points: Iterable[Point],
     skipped: list[Skipped],
 ) -> Iterator[RunConfig]:
-    ladder = _ladder(study, variant, tokens.vocab_size)
-    for point in study.grid.points(ladder, proposals):
+    """The runs of those points that can be run as asked; the others are added to ``skipped``."""
+    for point in points:
         run = make_run(study, tokens, variant, point)
         if (fault := _fault(study.grid, run, tokens.unique)) is None:
             yield run
@@ -74,24 +75,24 @@ def _possible(
             skipped.append(Skipped(variant.name, point.budget, params, *fault))
 
 
-def _ladder(study: Study, variant: Variant, vocab_size: int) -> list[Shape]:
+def ladder(study: Study, variant: Variant, vocab_size: int) -> list[Shape]:
     """Every shape that the grid could want of this variant, smallest first, with its cost."""
     low, high = study.grid.reach
     convention = study.grid.convention
     recipe = Recipe.from_dict(variant.recipe)
-    ladder = [
+    found = [
         Shape(model, cost(model, study.train.sequence_length))
         for model in shapes(
             recipe, vocab_size=vocab_size, low=low, high=high, convention=convention
         )
     ]
-    if not ladder:
+    if not found:
         raise StudyError(
             f"architectures.{variant.name}: no shape of this recipe has between {low:,.0f} and "
             f"{high:,.0f} {convention} parameters at a vocabulary of {vocab_size}; "
             "change the grid's budgets or params, or the recipe"
         )
-    return ladder
+    return found
 
 
 def _fault(grid: Grid, run: RunConfig, unique: int) -> tuple[str, str] | None:

@@ -2,18 +2,16 @@
 
 A short probe trains a few planned shapes of each architecture, from the smallest step to the
 largest, as many at once as will run together, since busy cores slow each other down; the other
-runs' steps are interpolated between them by their FLOPs.
+runs' steps are interpolated between them by their FLOPs. What finished runs took counts as well.
 """
 
 from __future__ import annotations
 
-import heapq
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -21,9 +19,10 @@ import numpy as np
 
 from launch.config import RunConfig
 from pipeline.atomic import write_text
-from pipeline.config import fingerprint
+from pipeline.config import Study, fingerprint
 from pipeline.plan import Plan
-from pipeline.runs import run_flops
+from pipeline.runs import own_steps, run_flops, run_folder
+from pipeline.tail import read_tail
 
 PROBES = 4
 PROBE_SECONDS = 0.5
@@ -36,39 +35,69 @@ class Pace:
     flops: list[float]
     seconds: list[float]
 
-    def of(self, run: RunConfig) -> float:
-        """Expected training seconds of ``run`` on one slot."""
-        step = float(np.interp(_step_flops(run), self.flops, self.seconds))
-        return run.train.steps * step
+    @classmethod
+    def of(cls, measured: Iterable[tuple[float, float]]) -> Pace:
+        """From (FLOPs, seconds) of steps, the mean where several have the same FLOPs."""
+        by_flops: dict[float, list[float]] = {}
+        for flops, seconds in measured:
+            by_flops.setdefault(flops, []).append(seconds)
+        sizes = sorted(by_flops)
+        return cls(sizes, [float(np.mean(by_flops[size])) for size in sizes])
+
+    def seconds_of(self, run: RunConfig) -> float:
+        """Expected training seconds of ``run``; beyond the largest measured step, by its FLOPs."""
+        flops = _step_flops(run)
+        step = float(np.interp(flops, self.flops, self.seconds))
+        return own_steps(run) * step * max(flops / self.flops[-1], 1.0)
 
 
-def expected_seconds(plan: Plan, slots: int, cache: Path) -> dict[str, float]:
-    """Expected training seconds of every run by fingerprint; ``cache`` keeps the measurement."""
-    key = fingerprint([slots, *(run.fingerprint() for run in plan.runs)])
-    paces = _cached(cache, key)
-    if paces is None:
-        paces = _measure(plan, slots)
-        document = {"plan": key, "paces": {name: asdict(pace) for name, pace in paces.items()}}
-        write_text(cache, json.dumps(document, indent=1) + "\n")
-    return {run.fingerprint(): paces[str(run.labels["architecture"])].of(run) for run in plan.runs}
+def expected_seconds(study: Study, plan: Plan, slots: int) -> dict[str, float]:
+    """Expected training seconds of every run by fingerprint; probes are kept and not repeated."""
+    cache = study.folder / "preflight.json"
+    known, groups = _cached(cache), _by_architecture(plan.runs)
+    measured = {name: _finished(study, runs) for name, runs in groups.items()}
+    probes = {
+        name: {_key(run, slots): run for run in _spread(runs)}
+        for name, runs in groups.items()
+        if len(measured[name]) < PROBES
+    }
+    missing = {k: run for some in probes.values() for k, run in some.items() if k not in known}
+    if missing:
+        known |= _measure(missing, slots)
+        write_text(cache, json.dumps(known, indent=1) + "\n")
+    for name, some in probes.items():
+        measured[name] += [(_step_flops(run), known[key]) for key, run in some.items()]
+    paces = {name: Pace.of(found) for name, found in measured.items()}
+    return {
+        run.fingerprint(): paces[name].seconds_of(run)
+        for name, runs in groups.items()
+        for run in runs
+    }
 
 
-def makespan(seconds: Iterable[float], slots: int) -> float:
-    """Wall seconds of independent runs on ``slots`` equal slots, the longest first."""
-    free = [0.0] * slots
-    for duration in sorted(seconds, reverse=True):
-        heapq.heappush(free, heapq.heappop(free) + duration)
-    return max(free)
+def _finished(study: Study, runs: Sequence[RunConfig]) -> list[tuple[float, float]]:
+    """FLOPs and seconds of a step of every run that has finished at its first attempt."""
+    tails = [(run, read_tail(run_folder(study, run))) for run in runs]
+    return [
+        (_step_flops(run), tail.train_seconds / own_steps(run))
+        for run, tail in tails
+        if tail.status == "finished" and tail.attempts == 1 and tail.train_seconds
+    ]
 
 
-def _cached(cache: Path, key: str) -> dict[str, Pace] | None:
+def _cached(cache: Path) -> dict[str, float]:
     try:
-        document = json.loads(cache.read_text())
-    except (OSError, json.JSONDecodeError):
-        return None
-    if document.get("plan") != key:
-        return None
-    return {name: Pace(**pace) for name, pace in document["paces"].items()}
+        return {str(key): float(value) for key, value in json.loads(cache.read_text()).items()}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _key(run: RunConfig, slots: int) -> str:
+    """Changes with all that the duration of a step depends on."""
+    model, data, train = run.model, run.data, run.train
+    layout = run.parallel.model_dump(mode="json")
+    sizes = [run.rank_micro_batch, run.accumulation, data.sequence_length, train.dtype, slots]
+    return fingerprint([model, layout, sizes])
 
 
 def _by_architecture(runs: Iterable[RunConfig]) -> dict[str, list[RunConfig]]:
@@ -82,15 +111,10 @@ def _step_flops(run: RunConfig) -> float:
     return run_flops(run) / run.train.steps
 
 
-def _measure(plan: Plan, slots: int) -> dict[str, Pace]:
-    probes = {name: _spread(runs) for name, runs in _by_architecture(plan.runs).items()}
-    workers = max(slots // plan.runs[0].parallel.ranks, 1)
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        times = pool.map(_probe, [run for runs in probes.values() for run in runs])
-        return {
-            name: Pace([_step_flops(run) for run in runs], list(islice(times, len(runs))))
-            for name, runs in probes.items()
-        }
+def _measure(probes: dict[str, RunConfig], slots: int) -> dict[str, float]:
+    ranks = max(run.parallel.ranks for run in probes.values())
+    with ProcessPoolExecutor(max(slots // ranks, 1), get_context("spawn")) as pool:
+        return dict(zip(probes, pool.map(_probe, probes.values()), strict=True))
 
 
 def _spread(runs: list[RunConfig]) -> list[RunConfig]:
@@ -106,21 +130,20 @@ def _probe(run: RunConfig) -> float:
     import torch
 
     from models import ModelConfig, build
-    from models.loss import cross_entropy
+    from models.training import blank, losses
 
     torch.set_num_threads(run.parallel.threads or 1)
     device = torch.device("cuda" if run.parallel.gpus_per_rank else "cpu")
-    config = ModelConfig.from_dict(run.model)
     with device:
-        model = build(config)
-        tokens = torch.randint(config.vocab_size, (run.rank_micro_batch, run.data.sequence_length))
+        model = build(ModelConfig.from_dict(run.model))
+    given = blank(model, run.rank_micro_batch, run.data.sequence_length)
     model.init_weights(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     times: list[float] = []
     while len(times) < 4 or (sum(times) < PROBE_SECONDS and len(times) < 50):
         begin = time.perf_counter()
         for _ in range(run.accumulation):
-            torch.autograd.backward(cross_entropy(model.run(tokens).logits, tokens).total)
+            torch.autograd.backward(losses(model, **given).total)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

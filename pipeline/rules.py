@@ -85,13 +85,43 @@ class ConstantRule(_Rule):
         return self._decide(self.learning_rate, self.batch_tokens)
 
 
+class PowerLaw(BaseModel):
+    """k · params^p · tokens^q."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    k: Positive
+    p: float = 0.0
+    q: float = 0.0
+
+    def __call__(self, params: float, tokens: float) -> float:
+        return float(self.k * params**self.p * tokens**self.q)
+
+
+class MeasuredRule(_Rule):
+    """lr and batch as power laws of parameters and tokens, fitted to the probes of ``study``.
+
+    The file names that study alone; its laws are read from its folder when this one is loaded.
+    """
+
+    name: Literal["measured"]
+    study: str
+    learning_rate: PowerLaw
+    batch_tokens: PowerLaw
+
+    def __call__(self, params: float, tokens: float, flops: float) -> Hyperparameters:
+        return self._decide(self.learning_rate(params, tokens), self.batch_tokens(params, tokens))
+
+
 class HasSource(Protocol):
     """Anything whose docstring names where it comes from."""
 
     __doc__: str | None
 
 
-Rule = Annotated[ProbeRule | StepLawRule | DeepSeekRule | ConstantRule, Field(discriminator="name")]
+Rule = Annotated[
+    ProbeRule | StepLawRule | DeepSeekRule | ConstantRule | MeasuredRule,
+    Field(discriminator="name"),
+]
 
 
 def source(rule: HasSource) -> str:

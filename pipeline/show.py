@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich import box
 from rich.console import Group
 from rich.table import Table
@@ -16,6 +17,10 @@ from pipeline.grids.base import short
 from pipeline.plan import Plan
 from pipeline.runs import row
 
+if TYPE_CHECKING:
+    from pipeline.study import Ready
+
+LISTED = 200
 STATUS_STYLE = {
     "finished": "green",
     "running": "cyan",
@@ -38,16 +43,13 @@ def titled(title: str, table: Table, *notes: str) -> Group:
     return Group(f"[bold]{title}[/]", table, *(f"[dim]{note}[/]" for note in notes))
 
 
-def preflight(
-    plan: Plan, source: str, seconds: dict[str, float], left: int, slots: int, wall: float
-) -> Group:
+def preflight(ready: Ready, source: str) -> Group:
     """What the plan will do, before it does it: one line for each architecture and budget."""
+    plan, seconds = ready.plan, ready.seconds
     columns = ["", "FLOPs", "runs", "N", "D", "D/N", "epochs", "steps", "est."]
     table = new_table(columns)
     rows = [row(run) | {"seconds": seconds[run.fingerprint()]} for run in plan.runs]
-    for (architecture, budget), group in groupby(
-        rows, key=lambda r: (r["architecture"], r["budget"])
-    ):
+    for (architecture, budget), group in groupby(rows, key=lambda r: (_named_role(r), r["budget"])):
         runs = list(group)
         table.add_row(
             architecture,
@@ -74,13 +76,33 @@ def preflight(
         duration(sum(seconds.values())),
     )
     return titled(
-        f"{len(plan.runs)} runs, {left} to do on {slots} slots, about {duration(wall)} of training",
+        f"{len(plan.runs)} runs, {len(ready.left)} to do on {ready.devices:g} slots, "
+        f"about {duration(ready.wall)} of training",
         table,
         f"N: parameters ({plan.runs[0].labels['convention']}); D: tokens, of "
         f"{short(plan.tokens.unique)} unique; FLOPs: of training, exact",
-        "est.: core time, from a short measurement of this machine",
+        "est.: of one slot each, from a short measurement of this machine",
+        *_needs(ready),
         f"learning rate, batch, warm-up: {source}",
     )
+
+
+def _named_role(row: Mapping[str, Any]) -> str:
+    role = "" if row["role"] == "run" else f", {row['role']}"
+    return f"{row['architecture']}{role}"
+
+
+def _needs(ready: Ready) -> Iterator[str]:
+    """What the plan takes of devices, disk and purse, and what its trunks save."""
+    hours = ready.device_hours
+    cost = f", {ready.price * hours:,.2f} at {ready.price:g} an hour" if ready.price else ""
+    yield (
+        f"{hours:.3g} slot-hours{cost}; up to {size(ready.memory)} a rank; "
+        f"checkpoints: {size(ready.disk)}"
+    )
+    if ready.plan.saved > 0:
+        share = ready.plan.saved / (ready.plan.flops + ready.plan.saved)
+        yield f"branches from trunks save {ready.plan.saved:.3g} FLOPs ({share:.0%})"
 
 
 def skipped(plan: Plan) -> Iterable[str]:
@@ -92,11 +114,11 @@ def skipped(plan: Plan) -> Iterable[str]:
         )
 
 
-def status(frame: pd.DataFrame) -> Group:
-    """Every run, in the order of the plan."""
+def status(rows: Sequence[Mapping[str, Any]], sweep: Mapping[str, Any] | None = None) -> Group:
+    """Every run, in the order of the plan; and the sweep that drives them, if one does."""
     columns = ["run", "status", "step", "of", "loss", "bits/byte", "tokens/s", "MFU", "seconds"]
     table = new_table(columns, left=2)
-    for record in frame.to_dict("records"):
+    for record in _worth_a_line(rows):
         style = STATUS_STYLE.get(record["status"], "dim")
         table.add_row(
             record["run"],
@@ -109,17 +131,46 @@ def status(frame: pd.DataFrame) -> Group:
             number(record["mfu"], ".1%"),
             number(record["train_seconds"], ".1f"),
         )
-    counts = frame["status"].value_counts().to_dict()
-    return Group(table, ", ".join(f"{count} {name}" for name, count in counts.items()))
+    counts = Counter(record["status"] for record in rows)
+    told = ", ".join(f"{count} {name}" for name, count in counts.items())
+    if hidden := len(rows) - table.row_count:
+        told += f" ({hidden} runs are not listed; --json has all)"
+    return Group(table, told, *([driven(sweep)] if sweep else []))
 
 
-def summary(study: Study, analysis: dict[str, Any]) -> Group:
+def _worth_a_line(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """All of a few; of many those that run or did not end well."""
+    if len(rows) <= LISTED:
+        return rows
+    return [row for row in rows if row["status"] not in ("planned", "finished")][:LISTED]
+
+
+def driven(sweep: Mapping[str, Any]) -> str:
+    """One line on a running sweep (``pipeline.sweep.Sweep.record``)."""
+    if sweep["paused"]:
+        return "paused; `isoflop pause --off` goes on"
+    parts = [f"{sweep['devices_busy']:g} of {sweep['devices']:g} slots busy"]
+    if sweep["expected_end"]:
+        left = max(sweep["expected_end"] - time.time(), 0.0)
+        at = time.strftime("%H:%M", time.localtime(sweep["expected_end"]))
+        parts.append(f"expected to end at {at}, in {duration(left)}")
+    return ", ".join([*parts, f"{sweep['device_hours']:.3g} slot-hours used"])
+
+
+def summary(study: Study, document: Mapping[str, Any]) -> Group:
     """The laws side by side, what they recommend, the gains, and where to look."""
+    analysis = document["analysis"]
     largest = analysis["budgets"][-1]
     parts = [_laws(analysis), _allocations(analysis, largest)]
     if analysis["gains"]:
         parts.append(_gains(analysis))
-    lines = [f"[yellow]{name}: {text}[/]" for name, text in _warnings(analysis)]
+    parts += [_family(name, law) for laws in document["laws"].items() for name, law in _named(laws)]
+    if trunks := document["trunks"]:
+        parts.append(_trunks(trunks))
+    if rule := document["rule"]:
+        parts.append(_rule(rule))
+    refused = [(one["family"], f"{one['law']}: {one['message']}") for one in document["refused"]]
+    lines = [f"[yellow]{name}: {text}[/]" for name, text in (*_warnings(analysis), *refused)]
     lines += [
         f"plots   {study.folder / 'plots'}",
         f"table   {study.folder / 'table.csv'}",
@@ -141,6 +192,52 @@ def _laws(analysis: dict[str, Any]) -> Group:
         )
     title = "The laws: L = E + A/N^alpha + B/D^beta, and N* ~ C^a, with 95% intervals"
     return titled(title, table)
+
+
+def _named(laws: tuple[str, dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    family, fitted = laws
+    return ((f"{family}, {name}", law) for name, law in fitted.items())
+
+
+def _family(name: str, law: dict[str, Any]) -> Group:
+    """A law of all variants of a family together."""
+    table = new_table(["", *law["parameters"], "runs"])
+    cells = [_parameter(law, key) for key in law["parameters"]]
+    table.add_row(name, *cells, str(law["data"]["rows"]))
+    return titled(f"{law['equation']} ({law['source']})", table)
+
+
+def _trunks(trunks: dict[str, Any]) -> Group:
+    """What branching saved, and what the schedule costs in loss at each size."""
+    table = new_table(["", "N", "D", "wsd", "cosine", "difference"])
+    for pair in trunks["controls"]:
+        table.add_row(
+            pair["architecture"],
+            *(quantity(pair[name]) for name in ("params", "tokens")),
+            *(f"{pair[name]:.4f}" for name in ("loss", "loss_cosine")),
+            f"{pair['cost']:+.4f}",
+        )
+    saved, spent = trunks["saved_flops"], trunks["spent_flops"]
+    title = f"Branches from trunks saved {saved:.3g} FLOPs of {saved + spent:.3g}"
+    return titled(title, table, "difference: what the schedule costs in nats per token")
+
+
+def _rule(rule: dict[str, Any]) -> Group:
+    """The best settings that probes found, and the power laws through them."""
+    table = new_table(["", "N", "D", "learning rate", "batch"])
+    for probe in rule["probes"]:
+        cells = [quantity(probe[key]) for key in ("params", "tokens")]
+        best = [f"{probe['learning_rate']:.3g}", quantity(probe["batch_tokens"])]
+        table.add_row(probe["architecture"], *cells, *best)
+    laws = (
+        f"{name.replace('_', ' ')} = {law['k']:.3g} N^{law['p']:.3g} D^{law['q']:.3g}"
+        for name, law in rule.items()
+        if isinstance(law, dict)
+    )
+    edge = (
+        f"{rule['edges']} of the best rates are at an end of those probed" if rule["edges"] else ""
+    )
+    return titled("The best settings of the probes", table, "; ".join(laws), *filter(None, [edge]))
 
 
 def _parameter(fit: dict[str, Any] | None, name: str) -> str:
@@ -203,6 +300,11 @@ def present(value: Any) -> bool:
 def number(value: Any, form: str) -> str:
     """``value`` in a format, or a dash where there is none."""
     return format(value, form) if present(value) else "–"
+
+
+def size(count: float) -> str:
+    """Bytes, in MB or GB."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
 
 
 def duration(seconds: float) -> str:

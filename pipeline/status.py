@@ -1,39 +1,82 @@
-"""Where a study stands, from its plan and the tails of its journals."""
+"""Where a study stands, from its plan and the tails of its journals: for thousands of runs."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 
 from pipeline.config import Study
-from pipeline.plan import Plan
-from pipeline.records import table
+from pipeline.plan import read_rows
 from pipeline.show import status as status_table
-from pipeline.sweep import DONE
+from pipeline.sweep import DONE, PAUSED, SWEEP
+from pipeline.tail import read_tail
 
 REFRESH_SECONDS = 2.0
+STALE_SECONDS = 30.0
+"""A sweep that has not told of itself for so long has ended, or its driver has."""
 
 
 def status_rows(study: Study) -> list[dict[str, Any]]:
     """One mapping a run: what it is and what came of it; absent values are null."""
-    frame = table(study, Plan.read(study.folder / "plan.json"))
-    return list(json.loads(frame.to_json(orient="records")))
+    runs = study.folder / "runs"
+    return [_row(row, runs) for row in read_rows(study.folder / "plan.json")]
+
+
+def read_sweep(study: Study) -> dict[str, Any] | None:
+    """What the driver of the study last told of its sweep, if one is at work."""
+    try:
+        told: dict[str, Any] = json.loads((study.folder / SWEEP).read_text())
+    except (OSError, ValueError):
+        return None
+    return told if time.time() - told["updated"] < STALE_SECONDS else None
 
 
 def show_status(study: Study, console: Console, watch: bool) -> None:
     """The table of all runs, once, or refreshed until every one has ended."""
-    plan = Plan.read(study.folder / "plan.json")
     if not (watch and console.is_terminal):
-        console.print(status_table(table(study, plan)))
+        console.print(_page(study, status_rows(study)))
         return
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            frame = table(study, plan)
-            live.update(status_table(frame), refresh=True)
-            if frame["status"].isin(DONE).all():
+            rows = status_rows(study)
+            live.update(_page(study, rows), refresh=True)
+            if all(row["status"] in DONE for row in rows):
                 return
             time.sleep(REFRESH_SECONDS)
+
+
+def pause(study: Study, off: bool) -> None:
+    """Ask the driver of the study to hold its runs, or to go on."""
+    mark = study.folder / PAUSED
+    if off:
+        mark.unlink(missing_ok=True)
+    else:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+
+def _page(study: Study, rows: list[dict[str, Any]]) -> Group:
+    return status_table(rows, read_sweep(study))
+
+
+def _row(row: Mapping[str, Any], runs: Path) -> dict[str, Any]:
+    tail = read_tail(runs / f"{row['run']}-{row['fingerprint'][:8]}")
+    is_finished = tail.status == "finished"
+    return dict(row) | {
+        "status": tail.status,
+        "attempts": tail.attempts,
+        "reason": tail.reason,
+        "steps_done": tail.step,
+        "loss": tail.loss if is_finished else None,
+        "bits_per_byte": tail.bits_per_byte if is_finished else None,
+        "train_loss": tail.train_loss,
+        "tokens_per_second": tail.tokens_per_second,
+        "mfu": tail.mfu,
+        "train_seconds": tail.train_seconds,
+    }

@@ -2,68 +2,106 @@
 
 from __future__ import annotations
 
-import json
-import time
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
 from data.prepare import Prepared, Progress, prepare
-from launch.journal import read_run
 from pipeline import show
 from pipeline.cluster_file import Cluster
 from pipeline.config import Study, fingerprint
 from pipeline.errors import StudyError
-from pipeline.fits import fit_table, fitted
-from pipeline.forwarder import Forwarder
-from pipeline.grids.base import short
-from pipeline.lease import Lease, leading
+from pipeline.fits import fit_table, fits_of, fitted
+from pipeline.forecasts import forecast_study, forecast_table
+from pipeline.grids import AdaptiveGrid, short
+from pipeline.lease import leading
 from pipeline.machine import Machine
-from pipeline.plan import Plan, Tokens
+from pipeline.packing import makespan
+from pipeline.plan import Plan, Tokens, as_dict
 from pipeline.planner import make_plan
-from pipeline.preflight import expected_seconds, makespan
+from pipeline.preflight import expected_seconds
 from pipeline.progress import Task, task
 from pipeline.publish import publish
 from pipeline.records import table, write_table
+from pipeline.requirements import check_disk, check_memory, checkpoint_bytes
+from pipeline.rounds import read_proposals
 from pipeline.rules import source
-from pipeline.runs import run_folder
-from pipeline.sweep import Job, Sweep, unfinished
-from pipeline.tracking import Tracker
+from pipeline.sweep import Job, unfinished
+from pipeline.training import jobs, tracker, train
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A study that may start: its plan, the slots, and the expected seconds by run and in all."""
+    """A study that may start, and what it will take.
+
+    ``seconds`` are those of each run by fingerprint, ``wall`` of all that is ``left``; ``memory``
+    is the most that a rank holds and ``disk`` what the checkpoints will take, in bytes; ``price``
+    is of a device for an hour.
+    """
 
     plan: Plan
-    slots: int
+    devices: float
     seconds: dict[str, float]
+    left: list[Job]
     wall: float
+    memory: float
+    disk: float
+    price: float | None = None
+
+    @property
+    def device_hours(self) -> float:
+        """Of the runs that are left."""
+        return sum(job.expected * job.width for job in self.left) / 3600
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return as_dict(self.plan) | {
+            "slots": self.devices,
+            "seconds": self.seconds,
+            "left": len(self.left),
+            "wall_seconds": self.wall,
+            "device_hours": self.device_hours,
+            "money": self.price and self.price * self.device_hours,
+            "rank_bytes": self.memory,
+            "checkpoint_bytes": self.disk,
+        }
 
 
 def run_study(
-    study: Study, console: Console, slots: int | None = None, cluster: Cluster | None = None
+    study: Study,
+    console: Console,
+    slots: int | None = None,
+    cluster: Cluster | None = None,
+    device_hours: float | None = None,
 ) -> dict[str, Any]:
     """Do whatever of the study is not done yet, and show what came of it.
 
     Raises:
         BusyError: another process leads this study.
         LostLeadError: another process took the lead of it.
-        StudyError: a run failed for good, or nothing finished.
+        StudyError: a run failed for good, nothing finished, or ``device_hours`` did not suffice.
     """
     say = partial(console.print, markup=False)
     with leading(study.folder) as lease, Machine(study, slots, cluster, say) as machine:
-        ready = _preflight(study, console, machine)
-        _train(study, console, machine, ready, lease)
-        return _fit(study, console, ready.plan)
+        while True:
+            ready = _preflight(study, console, machine)
+            if ready.left:
+                train(study, console, machine, ready.left, lease, device_hours)
+            document = _fit(study, console, ready.plan)
+            if not _next_round(study, console, ready.plan):
+                return document
 
 
-def preflight(study: Study, console: Console, slots: int | None = None) -> Ready:
+def preflight(
+    study: Study, console: Console, slots: int | None = None, price: float | None = None
+) -> Ready:
     """Prepare the tokens, plan, measure and show; train nothing."""
     with leading(study.folder), Machine(study, slots) as machine:
-        return _preflight(study, console, machine)
+        return _preflight(study, console, machine, price)
 
 
 def fit_study(study: Study, console: Console) -> dict[str, Any]:
@@ -81,26 +119,51 @@ def read_plan(study: Study) -> Plan:
     return Plan.read(study.folder / "plan.json")
 
 
-def jobs(study: Study, plan: Plan, seconds: dict[str, float]) -> list[Job]:
-    """Every run of the plan with its folder and expected seconds."""
-    return [Job(run, run_folder(study, run), seconds[run.fingerprint()]) for run in plan.runs]
-
-
-def _preflight(study: Study, console: Console, machine: Machine) -> Ready:
+def _preflight(
+    study: Study, console: Console, machine: Machine, price: float | None = None
+) -> Ready:
     prepared = _prepare(study, console, machine)
+    if price is None and machine.cluster:
+        price = machine.cluster.price_per_gpu_hour
     with task(console, "plan") as work:
-        plan = make_plan(study, Tokens.of(prepared))
+        plan = make_plan(study, Tokens.of(prepared), read_proposals(study))
+        work.update(0.1, "memory and disk")
+        memory = check_memory(plan.runs, machine.device_bytes)
+        pending = unfinished(jobs(study, plan, defaultdict(float)))
+        disk = checkpoint_bytes([job.run for job in pending])
+        check_disk(study.folder, disk)
         plan.write(study.folder / "plan.json")
         work.update(0.2, "measuring this machine")
-        seconds = expected_seconds(plan, machine.slots, study.folder / "preflight.json")
+        seconds = expected_seconds(study, plan, machine.slots)
         work.update(1, f"{len(plan.runs)} runs, {plan.flops:.3g} training FLOPs")
-    left = unfinished(jobs(study, plan, seconds))
-    workers = max(machine.slots // study.parallel.ranks, 1)
-    wall = makespan([job.expected for job in left], workers)
-    console.print(show.preflight(plan, source(study.rule), seconds, len(left), machine.slots, wall))
+    for job in pending:
+        job.expected = seconds[job.run.fingerprint()]
+    devices = machine.devices()
+    wall = makespan(pending, devices)
+    ready = Ready(plan, devices, seconds, pending, wall, memory, disk, price)
+    console.print(show.preflight(ready, source(study.rule)))
     for line in show.skipped(plan):
         console.print(line, markup=False)
-    return Ready(plan, machine.slots, seconds, wall)
+    return ready
+
+
+def _next_round(study: Study, console: Console, plan: Plan) -> bool:
+    """Whether an adaptive study has proposed runs that can be planned."""
+    if not isinstance(study.grid, AdaptiveGrid):
+        return False
+    from pipeline.rounds import propose, write_proposals
+
+    table = pd.read_csv(study.folder / "table.csv")
+    earlier = read_proposals(study)
+    finished = table[table["status"] == "finished"]
+    found, lines = propose(study, plan.tokens, fits_of(study), finished, earlier)
+    for line in lines:
+        console.print(line, markup=False)
+    proposals = [*earlier, *found]
+    if not found or len(make_plan(study, plan.tokens, proposals).runs) == len(plan.runs):
+        return False
+    write_proposals(study, proposals)
+    return True
 
 
 def _prepare(study: Study, console: Console, machine: Machine) -> Prepared:
@@ -134,52 +197,6 @@ def _show_tokens(work: Task, progress: Progress) -> None:
     work.update(progress.done, f"{progress.stage}{rate}", total=progress.total)
 
 
-def _train(study: Study, console: Console, machine: Machine, ready: Ready, lease: Lease) -> None:
-    left = unfinished(jobs(study, ready.plan, ready.seconds))
-    if not left:
-        return
-    from launch import gang
-
-    machine.start()
-    total = sum(job.expected for job in left)
-    say = partial(console.print, markup=False)
-    with task(console, "train", total) as work:
-        sweep = Sweep(
-            slots=machine.slots,
-            retries=study.train.retries,
-            open_worker=partial(gang.Gang, epoch=lease.epoch),
-            wait_any=gang.wait_any,
-            on_change=lambda sweep: _show_sweep(work, sweep, len(left)),
-            say=say,
-        )
-        with Forwarder(tracker(study), study.folder / "runs", say):
-            sweep.run(left)
-        lease.check()
-        busy = _record_sweep(study, sweep, work.elapsed, lease.epoch)
-        work.update(total, f"{len(sweep.ended)} runs ended; slots training {busy:.0%} of the time")
-    if sweep.failed:
-        names = ", ".join(f"{job.run.name} ({job.folder})" for job in sweep.failed)
-        raise StudyError(f"{len(sweep.failed)} runs failed for good: {names}")
-
-
-def _record_sweep(study: Study, sweep: Sweep[Any], wall: float, epoch: int) -> float:
-    """Add a line to ``sweeps.jsonl``; the share of the slots' time that went into training."""
-    ends = [read_run(job.folder).end for job in sweep.ended]
-    trained = sum(end.train_seconds or 0.0 for end in ends if end)
-    busy = trained / (sweep.slots * wall)
-    line = {"ended": time.time(), "epoch": epoch, "slots": sweep.slots, "runs": len(ends)}
-    line |= {"wall_seconds": wall, "train_seconds": trained, "busy": busy}
-    with (study.folder / "sweeps.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
-    return busy
-
-
-def _show_sweep(work: Task, sweep: Sweep[Any], runs: int) -> None:
-    over = len(sweep.ended) + len(sweep.failed)
-    names = ", ".join(job.run.name for _, job in sweep.busy.values())
-    work.update(work.total - sweep.expected_left, f"{over} of {runs} runs ended; now {names}")
-
-
 def _fit(study: Study, console: Console, plan: Plan) -> dict[str, Any]:
     frame = table(study, plan)
     write_table(frame, study.folder / "table.csv")
@@ -192,10 +209,7 @@ def _fit(study: Study, console: Console, plan: Plan) -> dict[str, Any]:
             document = fit_table(study, plan, frame)
         work.update(1, f"laws of {', '.join(document['analysis']['architectures'])}")
     publish(tracker(study), document["analysis"], partial(console.print, markup=False))
-    console.print(show.summary(study, document["analysis"]))
+    console.print(show.summary(study, document))
+    if (study.folder / "forecasts").is_dir():
+        console.print(forecast_table(forecast_study(study, None, None)))
     return document
-
-
-def tracker(study: Study) -> Tracker:
-    """The study's experiment in its store."""
-    return Tracker(study.mlflow, study.folder, study.name)

@@ -1,4 +1,4 @@
-"""The runs of a study on the slots of a machine: the longest first, each once, failures retried.
+"""The runs of a study on the devices of a cluster: each once, packed, failures retried.
 
 The scheduler knows gangs only by what it needs of them (``Worker``), so that it can be shown to be
 right with simulated ones. What a run did is read from its journal, never from its worker's word.
@@ -6,20 +6,33 @@ right with simulated ones. What a run did is read from its journal, never from i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from launch.config import ParallelConfig, RunConfig
 from launch.journal import Status, read_progress
+from pipeline.packing import EPSILON, Queue
 
 DONE: tuple[Status, ...] = ("finished", "diverged")
+LOOKAHEAD = 8
+"""Gangs that Ray may be finding a place for at once: hundreds slow its scheduler to a crawl."""
+PLACING_SECONDS = 0.05
+PAUSED = "paused"
+"""A file of this name in a study's folder holds its runs; ``isoflop pause`` writes it."""
+SWEEP = "sweep.json"
+"""What the driver tells of its sweep (``Sweep.record``)."""
 
 
 class Worker(Protocol):
     """A gang of ranks that trains one run after another."""
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether the cluster has given it its devices."""
 
     def submit(self, config: RunConfig, folder: Path) -> None:
         """Begin a run, or go on with it; returns at once."""
@@ -50,36 +63,62 @@ class Outcome(Protocol):
 W = TypeVar("W", bound=Worker)
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
-    """A run, where it lives, how long it should take, and how often it was tried here."""
+    """A run, where it lives, the devices and seconds it should take, and its failures so far."""
 
     run: RunConfig
     folder: Path
     expected: float
-    tries: int = 0
+    width: float = 1.0
+    priority: int = 0
+    failures: int = 0
     began: float = 0.0
+
+    @property
+    def start(self) -> Path | None:
+        """The checkpoint of its trunk that it starts from; there once it was committed."""
+        trunk = self.run.train.trunk
+        return trunk.run / "checkpoints" / f"step-{trunk.step}" if trunk else None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether what it starts from is there, or it has a state of its own already."""
+        return self.start is None or self.start.is_dir() or (self.folder / "checkpoints").is_dir()
 
 
 @dataclass
 class Sweep(Generic[W]):
-    """Trains every job to its end, ``slots`` ranks at a time.
+    """Trains every job to its end.
 
-    ``open_worker`` starts a gang of a shape; ``wait_any`` returns those that have ended a run, with
-    their outcomes; ``on_change`` is told of every start and end.
+    ``capacity`` tells the devices of the cluster, which may come and go; ``open_worker`` starts a
+    gang of a shape; ``wait_any`` returns those that have ended a run, with their outcomes. While
+    ``is_paused`` every run is stopped, its state saved, and none is started. ``device_seconds`` is
+    what all may take: nothing is started that is not expected to end within it. ``on_change`` is
+    told of every turn.
     """
 
-    slots: int
+    capacity: Callable[[], float]
     retries: int
     open_worker: Callable[[ParallelConfig], W]
     wait_any: Callable[[Sequence[W], float], Sequence[tuple[W, Outcome]]]
+    device_seconds: float = math.inf
+    is_paused: Callable[[], bool] = lambda: False
     on_change: Callable[[Sweep[W]], None] = lambda _: None
     say: Callable[[str], None] = lambda _: None
-    queue: list[Job] = field(default_factory=list)
+    clock: Callable[[], float] = time.monotonic
+    queue: Queue[Job] = field(default_factory=Queue)
+    waiting: list[Job] = field(default_factory=list)
     busy: dict[int, tuple[W, Job]] = field(default_factory=dict)
-    idle: list[tuple[ParallelConfig, W]] = field(default_factory=list)
+    idle: list[tuple[Job, W]] = field(default_factory=list)
     ended: list[Job] = field(default_factory=list)
     failed: list[Job] = field(default_factory=list)
+    left_out: list[Job] = field(default_factory=list)
+    devices: float = 0.0
+    paused: bool = False
+    _spent: float = 0.0
+    _told: str = ""
+    _pace: tuple[float, float] = (0.0, 0.0)
 
     def run(self, jobs: Sequence[Job], patience: float = 1.0) -> None:
         """Train ``jobs``; on an interruption every run saves its state before this returns.
@@ -87,14 +126,16 @@ class Sweep(Generic[W]):
         Raises:
             KeyboardInterrupt: it was interrupted, and the runs have been stopped.
         """
-        self.queue = sorted(jobs, key=lambda job: -job.expected)
+        self.waiting = list(jobs)
         try:
-            while self.queue or self.busy:
-                self._fill()
-                workers = [worker for worker, _ in self.busy.values()]
-                for worker, outcome in self.wait_any(workers, patience):
-                    self._end(worker, outcome)
+            while self.waiting or self.queue or self.busy:
+                self._look()
+                starting = self._fill()
+                if not self.busy and not self._can_wait():
+                    break
                 self.on_change(self)
+                self._await(PLACING_SECONDS if starting else patience)
+            self.on_change(self)
         except KeyboardInterrupt:
             self._stop()
             raise
@@ -102,56 +143,173 @@ class Sweep(Generic[W]):
             self._close()
 
     @property
-    def expected_left(self) -> float:
-        """Expected core seconds of what has not ended."""
-        now = time.monotonic()
-        running = sum(max(job.expected - (now - job.began), 0) for _, job in self.busy.values())
-        return running + sum(job.expected for job in self.queue)
+    def spent(self) -> float:
+        """Device-seconds that gangs have held for runs so far."""
+        now = self.clock()
+        return self._spent + sum((now - j.began) * j.width for _, j in self.busy.values())
 
-    def _free(self) -> int:
-        return self.slots - sum(job.run.parallel.ranks for _, job in self.busy.values())
+    @property
+    def area_left(self) -> float:
+        """Expected device-seconds of training that are left."""
+        waiting = sum(job.expected * job.width for job in self.waiting)
+        return waiting + self.queue.area + self._running_area()
 
-    def _fill(self) -> None:
-        """Start the longest jobs that fit; none is overtaken by a shorter one of its size."""
-        for job in list(self.queue):
-            if job.run.parallel.ranks > self._free():
-                continue
-            self.queue.remove(job)
-            worker = self._worker(job.run.parallel)
-            job.tries, job.began = job.tries + 1, time.monotonic()
-            self.busy[id(worker)] = (worker, job)
-            worker.submit(job.run, job.folder)
+    @property
+    def seconds_left(self) -> float:
+        """Expected wall seconds: all of it on all devices, at the pace of the runs that ended."""
+        if not self.devices:
+            return math.inf
+        expected, took = self._pace
+        longest = max((end - self.clock() for end, _ in self._running()), default=0.0)
+        return max(self.area_left / self.devices, longest, 0.0) * (took / expected if took else 1.0)
 
-    def _worker(self, shape: ParallelConfig) -> W:
-        """A warm worker of this shape, or a new one in the place of idle ones of other shapes."""
-        for position, (held, worker) in enumerate(self.idle):
-            if held == shape:
+    def record(self) -> dict[str, Any]:
+        """Where it stands, as JSON values."""
+        now, left = time.time(), self.seconds_left
+        return {
+            "updated": now,
+            "paused": self.paused,
+            "devices": self.devices,
+            "devices_busy": self._used(busy_alone=True),
+            "running": [job.run.name for _, job in self.busy.values()],
+            "waiting": len(self.queue) + len(self.waiting),
+            "ended": len(self.ended),
+            "failed": [job.run.name for job in self.failed],
+            "device_hours": self.spent / 3600,
+            "expected_end": now + left if math.isfinite(left) else None,
+        }
+
+    def _look(self) -> None:
+        """What has changed around the runs: devices, the wish to pause, checkpoints of trunks."""
+        self.devices = self.capacity()
+        paused = self.is_paused()
+        if paused != self.paused:
+            self.say("paused: runs save their state and stop" if paused else "going on")
+            self.paused = paused
+            if paused:
+                self._ask_all_to_stop()
+        if self.spent >= self.device_seconds:
+            self._ask_all_to_stop()
+        ready = [job for job in self.waiting if job.is_ready]
+        for job in ready:
+            self.queue.add(job)
+        self.waiting = [job for job in self.waiting if job not in ready] if ready else self.waiting
+        self._leave_out_orphans()
+
+    def _leave_out_orphans(self) -> None:
+        """Branches whose trunk is over, or was never planned, without the checkpoint they need."""
+        if not self.waiting:
+            return
+        alive = {job.folder for job in self.queue} | {job.folder for _, job in self.busy.values()}
+        alive |= {job.folder for job in self.waiting}
+        for job in [j for j in self.waiting if j.start and j.start.parent.parent not in alive]:
+            self.waiting.remove(job)
+            if job.is_ready:
+                self.queue.add(job)
+            else:
+                self.say(f"{job.run.name} cannot start: {job.start} is not there")
+                self.left_out.append(job)
+
+    def _fill(self) -> bool:
+        """Start what fits; whether Ray still looks for a place for some."""
+        while not self.paused:
+            placing = sum(not worker.is_placed for worker, _ in self.busy.values())
+            if placing >= LOOKAHEAD:
+                return True
+            free = self.devices - self._used(busy_alone=True)
+            within = self.device_seconds - self.spent - self._running_area()
+            job = self.queue.take(self.clock(), free, self.devices, self._running(), within)
+            if job is None:
+                return False
+            self._start(job)
+        return False
+
+    def _start(self, job: Job) -> None:
+        worker = self._worker(job)
+        job.began = self.clock()
+        self.busy[id(worker)] = (worker, job)
+        worker.submit(job.run, job.folder)
+
+    def _worker(self, job: Job) -> W:
+        """A warm worker of the job's shape, or a new one in the place of idle ones."""
+        for position, (last, worker) in enumerate(self.idle):
+            if last.run.parallel == job.run.parallel:
                 del self.idle[position]
                 return worker
-        while self.idle and self._free() < shape.ranks + sum(held.ranks for held, _ in self.idle):
-            self.idle.pop()[1].close()
-        return self.open_worker(shape)
+        while self.idle and self._used() + job.width > self.devices + EPSILON:
+            self.idle.pop(0)[1].close()
+        return self.open_worker(job.run.parallel)
+
+    def _await(self, patience: float) -> None:
+        if not self.busy:
+            self._close()
+            time.sleep(patience)
+            return
+        for worker, outcome in self.wait_any([w for w, _ in self.busy.values()], patience):
+            self._end(worker, outcome)
+
+    def _can_wait(self) -> bool:
+        """Whether something may yet start though nothing runs: say what it waits for, once."""
+        if self.paused:
+            return True
+        narrowest = min((job.width for job in self.queue), default=math.inf)
+        if narrowest > self.devices + EPSILON and self.queue:
+            told = f"waiting for devices: {self.devices:g} are there, runs need {narrowest:g}"
+            if told != self._told:
+                self.say(told)
+            self._told = told
+            return True
+        return False
 
     def _end(self, worker: W, outcome: Outcome) -> None:
         _, job = self.busy.pop(id(worker))
+        took = self.clock() - job.began
+        self._spent += took * job.width
         if outcome.is_worker_sound:
-            self.idle.append((job.run.parallel, worker))
+            self.idle.append((job, worker))
         else:
             worker.close()
-        if outcome.status in DONE:
+        if outcome.status in (*DONE, "cancelled"):
             self.ended.append(job)
-            if outcome.status == "diverged":
-                self.say(f"{job.run.name} diverged: {outcome.reason}")
-        elif job.tries <= self.retries:
+            if outcome.status == "finished":
+                expected, taken = self._pace
+                self._pace = (expected + job.expected * job.width, taken + took * job.width)
+            else:
+                self.say(f"{job.run.name} {outcome.status}: {outcome.reason}")
+        elif outcome.status == "preempted":
+            self.queue.add(job)
+        else:
+            self._retry(job, outcome)
+
+    def _retry(self, job: Job, outcome: Outcome) -> None:
+        job.failures += 1
+        if job.failures <= self.retries:
             self.say(f"{job.run.name} {outcome.status}: {outcome.reason}; trying again")
-            self.queue.insert(0, job)
+            self.queue.add(job)
         else:
             self.failed.append(job)
-            self.say(f"{job.run.name} {outcome.status} after {job.tries} tries: {outcome.reason}")
+            tries = f"after {job.failures} tries"
+            self.say(f"{job.run.name} {outcome.status} {tries}: {outcome.reason}")
 
-    def _stop(self) -> None:
+    def _running(self) -> list[tuple[float, float]]:
+        """Expected ends and widths; a run that is late should end now."""
+        now = self.clock()
+        return [(max(j.began + j.expected, now), j.width) for _, j in self.busy.values()]
+
+    def _running_area(self) -> float:
+        now = self.clock()
+        return sum((end - now) * width for end, width in self._running())
+
+    def _used(self, busy_alone: bool = False) -> float:
+        busy = sum(job.width for _, job in self.busy.values())
+        return busy if busy_alone else busy + sum(job.width for job, _ in self.idle)
+
+    def _ask_all_to_stop(self) -> None:
         for worker, _ in self.busy.values():
             worker.stop()
+
+    def _stop(self) -> None:
+        self._ask_all_to_stop()
         deadline = time.monotonic() + 20
         while self.busy and time.monotonic() < deadline:
             workers = [worker for worker, _ in self.busy.values()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 from rich.console import Console, Group, RenderableType
@@ -22,6 +23,7 @@ from pipeline.plan import Plan
 from pipeline.records import record
 from pipeline.runs import run_flops, run_folder
 from pipeline.sparkline import sparkline
+from pipeline.status import read_sweep
 
 REFRESH_SECONDS = 2.0
 PLAIN_SECONDS = 15.0
@@ -76,9 +78,11 @@ class Watched:
         self.study = study
         self.plan = plan
         self.records: dict[str, RunRecord] = {}
-        self.laws = {name: Law() for name in study.architectures}
+        self.laws = {name: Law() for name in study.variants}
+        self.sweep: dict[str, Any] | None = None
 
     def refresh(self) -> None:
+        self.sweep = read_sweep(self.study)
         for run in self.plan.runs:
             known = self.records.get(run.fingerprint())
             if known is None or known.status not in ("finished", "diverged"):
@@ -109,7 +113,9 @@ class Watched:
 
     @property
     def seconds_left(self) -> float | None:
-        """At the pace of the runs that have finished, in as many slots as run now."""
+        """The driver's own word, or at the pace of what has finished, in the slots that run now."""
+        if self.sweep and self.sweep["expected_end"]:
+            return float(max(self.sweep["expected_end"] - time.time(), 0.0))
         seconds = sum(r.end.train_seconds or 0.0 for _, r in self.finished if r.end)
         flops = sum(run_flops(run) for run, _ in self.finished)
         if not (seconds and self.running):
@@ -123,7 +129,9 @@ class Watched:
         parts = [f"{over} of {len(self.plan.runs)} runs ended", f"{self.share:.0%} of the FLOPs"]
         if left:
             parts.append(f"about {show.duration(left)} left")
-        if not self.running and not self.is_over:
+        if self.sweep and self.sweep["paused"]:
+            parts.append("paused")
+        elif not self.running and not self.is_over:
             parts.append("nothing runs now")
         return ", ".join(parts)
 
@@ -142,7 +150,11 @@ class Watched:
 
     def _fit(self, name: str, law: Law) -> None:
         """Fit again when another run of this architecture has finished."""
-        runs = [each for each in self.finished if each[0].labels["architecture"] == name]
+        runs = [
+            each
+            for each in self.finished
+            if each[0].labels["architecture"] == name and each[0].labels.get("role") != "trunk"
+        ]
         if len(runs) == law.runs:
             return
         from analysis import AnalysisError, fit
@@ -150,7 +162,7 @@ class Watched:
         law.runs = len(runs)
         try:
             found = fit(pd.DataFrame([record(*each) for each in runs]), resamples=RESAMPLES)
-            best = found.allocate(10 * max(self.study.grid.budgets))
+            best = found.allocate(10 * self.plan.largest)
         except AnalysisError:
             return
         a = found.derived["a"]

@@ -84,6 +84,28 @@ def predict(
         console().print(prediction_table(predictions, flops))
 
 
+@app.command(epilog="Example: isoflop allocate quickstart --flops 1e13 -a dense")
+def allocate(
+    study: StudyArgument,
+    flops: Annotated[float, typer.Option("--flops", help="Training FLOPs to spend.")],
+    overrides: Overrides = None,
+    architecture: Annotated[
+        str | None, typer.Option("--architecture", "-a", help="Only this one.")
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write the study of the compute-optimal run, its forecast frozen: `isoflop run` takes it."""
+    from pipeline.allocate import allocate_study, allocation_table
+    from pipeline.config import load_study
+
+    found = allocate_study(load_study(study, overrides), flops, architecture)
+    if as_json:
+        print_json(found)
+    else:
+        console().print(allocation_table(found, flops))
+
+
 @app.command(epilog="Example: isoflop forecast quickstart --flops 1e13 -a dense")
 def forecast(
     study: StudyArgument,
@@ -119,7 +141,7 @@ def compare(
     from pipeline.compare import compare_studies, comparison_page, comparison_record
     from pipeline.config import load_study
     from pipeline.publish import send
-    from pipeline.study import tracker
+    from pipeline.training import tracker
 
     study = load_study(first)
     found = compare_studies(study, load_study(second))

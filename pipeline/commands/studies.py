@@ -36,6 +36,12 @@ def run(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="If it is being run already, watch it.")
     ] = False,
+    device_hours: Annotated[
+        float | None,
+        typer.Option(
+            "--max-gpu-hours", min=0, help="Train for so many slot-hours at most, then stop."
+        ),
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     """Run a whole study: tokens, plan, training, laws, MLflow. Run again, it goes on."""
@@ -48,7 +54,7 @@ def run(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        run_study(loaded, console(), slots, joined)
+        run_study(loaded, console(), slots, joined, device_hours)
     except BusyError as busy:
         if not follow:
             raise
@@ -68,22 +74,21 @@ def plan(
     study: StudyArgument,
     overrides: Overrides = None,
     slots: SlotsOption = None,
+    price: Annotated[
+        float | None, typer.Option("--price", min=0, help="Money for a slot (a GPU) and an hour.")
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """The preflight alone: runs, tokens, epochs, FLOPs, and the time here. Trains nothing."""
+    """The preflight alone: runs, tokens, FLOPs, memory, disk, time and money. Trains nothing."""
     from pipeline.config import load_study
 
     loaded = load_study(study, overrides, check=True)
-    from pipeline.plan import as_dict
     from pipeline.study import preflight
 
-    ready = preflight(loaded, console(as_json), slots)
+    ready = preflight(loaded, console(as_json), slots, price)
     if as_json:
-        print_json(
-            as_dict(ready.plan)
-            | {"slots": ready.slots, "seconds": ready.seconds, "wall_seconds": ready.wall}
-        )
+        print_json(ready.to_dict())
 
 
 @app.command(epilog="Example: isoflop status quickstart --watch")
@@ -112,6 +117,20 @@ def status(
         print_json(status_rows(loaded))
     else:
         show_status(loaded, console(), watch)
+
+
+@app.command(epilog="Example: isoflop pause quickstart, and later: isoflop pause quickstart --off")
+def pause(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    off: Annotated[bool, typer.Option("--off", help="Go on.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Hold a running study: its runs save their state and free their slots, until --off."""
+    from pipeline.config import load_study
+    from pipeline.status import pause as hold
+
+    hold(load_study(study, overrides), off)
 
 
 @app.command(epilog="Example: isoflop watch quickstart")

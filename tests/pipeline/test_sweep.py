@@ -5,9 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from launch.config import ParallelConfig
-from pipeline.sweep import Job, Sweep
+from pipeline.packing import Queue, makespan
+from pipeline.sweep import LOOKAHEAD, Job, Sweep
 
 
 @dataclass
@@ -29,11 +32,16 @@ class Machine:
     order: list[str] = field(default_factory=list)
     running: dict = field(default_factory=dict)
     interrupt_at: float | None = None
+    placing: float = 0.0
+    most_placing: int = 0
+    workers: list = field(default_factory=list)
 
     def open_worker(self, shape):
-        worker = Gang(self, shape.ranks)
+        worker = Gang(self, shape.ranks, placed_at=self.clock + self.placing)
         self.opened += 1
         self.open += shape.ranks
+        self.most_placing = max(self.most_placing, sum(not w.is_placed for w in self.workers) + 1)
+        self.workers.append(worker)
         self.most = max(self.most, self.open)
         return worker
 
@@ -45,6 +53,9 @@ class Machine:
         if stopped:
             return [(w, Outcome("preempted")) for w in stopped]
         first = min(workers, key=lambda w: w.until)
+        if timeout < 1 and first.until > self.clock + timeout:
+            self.clock += timeout
+            return []
         self.clock = first.until
         return [
             (
@@ -63,10 +74,16 @@ class Gang:
     until: float = 0.0
     name: str = ""
     stopped: bool = False
+    placed_at: float = 0.0
 
     def submit(self, config, folder):
+        self.stopped = False
         self.name, self.until = config.name, self.machine.clock + config.seconds
         self.machine.order.append(config.name)
+
+    @property
+    def is_placed(self):
+        return self.machine.clock >= self.placed_at
 
     def stop(self):
         self.stopped = True
@@ -75,13 +92,19 @@ class Gang:
         self.machine.open -= self.ranks
 
 
-def job(name, seconds, ranks=1):
-    run = SimpleNamespace(name=name, seconds=seconds, parallel=ParallelConfig(ranks=ranks))
-    return Job(run, Path(name), seconds)
+def job(name, seconds, ranks=1, expected=None, **more):
+    run = SimpleNamespace(
+        name=name,
+        seconds=seconds,
+        parallel=ParallelConfig(ranks=ranks),
+        train=SimpleNamespace(trunk=None),
+    )
+    return Job(run, Path(name), expected or seconds, width=ranks, **more)
 
 
 def sweep(machine, slots=2, retries=2, **more):
-    return Sweep(slots, retries, machine.open_worker, machine.wait_any, **more)
+    clock = lambda: machine.clock  # noqa: E731
+    return Sweep(lambda: slots, retries, machine.open_worker, machine.wait_any, clock=clock, **more)
 
 
 def test_every_job_runs_once_on_warm_workers_within_the_slots():
@@ -137,3 +160,137 @@ def test_an_interruption_stops_every_run_and_closes_every_worker():
         sweep(machine).run([job(f"r{i}", 2) for i in range(9)])
     assert machine.open == 0
     assert len(machine.order) < 9
+
+
+def test_wide_and_narrow_jobs_keep_the_devices_busy_to_the_tail():
+    machine = Machine()
+    jobs = [job(f"r{i}", 20 + 7 * i % 40, ranks=(1, 1, 1, 2, 4, 8)[i % 6]) for i in range(500)]
+    sweep(machine, slots=16).run(jobs)
+    area = sum(j.expected * j.width for j in jobs)
+    assert area / (16 * machine.clock) > 0.97
+    assert machine.most <= 16
+
+
+def test_a_job_that_would_outlast_all_others_does_not_wait_for_wider_ones():
+    machine = Machine()
+    jobs = [job(f"w{i}", 10, ranks=2) for i in range(10)] + [job("long", 60)]
+    sweep(machine, slots=4).run(jobs)
+    assert machine.order.index("long") == 2
+    assert machine.clock == 80  # 110 if it came last
+
+
+def test_a_wide_job_that_comes_late_is_not_starved_by_narrow_ones():
+    failed = Outcome("failed", "a node was lost", is_worker_sound=False)
+    machine = Machine(outcomes={"wide": [failed]})
+    sweep(machine, slots=4).run([job("wide", 5, ranks=4), *(job(f"n{i}", 9) for i in range(40))])
+    assert machine.order[:2] == ["wide", "wide"]
+
+
+def test_devices_are_kept_for_the_first_and_only_short_jobs_run_meanwhile():
+    queue = Queue([job("wide", 5, ranks=4), job("short", 3), job("long", 9)])
+    taken = queue.take(now=0, free=2, capacity=4, running=[(4.0, 2)])
+    assert taken.run.name == "short"
+    assert queue.take(now=0, free=1, capacity=4, running=[(4.0, 2), (3.0, 1)]) is None
+
+
+def test_fractions_of_a_device_add_up():
+    queue = Queue([Job(None, Path("f"), 1.0, width=0.1) for _ in range(30)])
+    free, taken = 1.0, 0
+    while job := queue.take(0, free, 1.0, []):
+        free, taken = free - job.width, taken + 1
+    assert taken == 10
+
+
+def test_a_higher_priority_goes_first():
+    machine = Machine()
+    jobs = [job("wide", 9, ranks=2), job("urgent", 1, priority=1), job("later", 1)]
+    sweep(machine).run(jobs)
+    assert machine.order[0] == "urgent"
+
+
+def test_no_more_than_a_few_gangs_look_for_a_place_at_once():
+    machine = Machine(placing=0.5)
+    done = sweep(machine, slots=64)
+    done.run([job(f"r{i}", 30) for i in range(128)])
+    assert machine.most_placing == LOOKAHEAD
+    assert len(done.ended) == 128
+
+
+def test_devices_that_come_are_used_and_those_that_go_are_not():
+    machine = Machine()
+    capacity = lambda: 2 if machine.clock < 10 else 8 if machine.clock < 20 else 1  # noqa: E731
+    busy = []
+    done = sweep(machine, on_change=lambda s: busy.append((machine.clock, len(s.busy))))
+    done.capacity = capacity
+    done.run([job(f"r{i}", 2) for i in range(60)])
+    assert len(done.ended) == 60
+    assert max(n for t, n in busy if t < 10) == 2
+    assert max(n for t, n in busy if t < 20) == 8
+    assert {n for t, n in busy if t > 22} <= {0, 1}
+
+
+def test_a_pause_saves_every_run_and_none_is_lost(monkeypatch):
+    machine, said = Machine(), []
+    monkeypatch.setattr("time.sleep", lambda seconds: setattr(machine, "clock", machine.clock + 5))
+    paused = lambda: 3 <= machine.clock < 30  # noqa: E731
+    done = sweep(machine, is_paused=paused, say=said.append)
+    done.run([job(f"r{i}", 4) for i in range(6)])
+    assert len(done.ended) == 6
+    assert said == ["paused: runs save their state and stop", "going on"]
+    assert not done.failed
+
+
+def test_nothing_is_started_that_would_outlast_the_device_hours():
+    machine = Machine()
+    done = sweep(machine, slots=2, device_seconds=25)
+    done.run([job("a", 10), job("b", 10), job("c", 10), job("short", 4)])
+    assert sorted(machine.order) == ["a", "b", "short"]
+    assert [j.run.name for j in done.queue] == ["c"]
+    assert done.spent <= 25
+
+
+def test_a_run_that_outlasts_its_expectation_is_stopped_at_the_device_hours():
+    machine = Machine()
+    done = sweep(machine, slots=1, device_seconds=25)
+    done.run([job("slow", 10, expected=5), job("slower", 50, expected=5), job("c", 30)])
+    assert "c" not in machine.order
+
+
+def test_branches_start_once_their_checkpoint_is_there_and_are_left_out_if_it_never_will(tmp_path):
+    machine, said = Machine(outcomes={"bad": [Outcome("diverged", "NaN")]}), []
+    jobs = [job("good", 5), job("bad", 4)]
+    for trunk in jobs[:2]:
+        trunk.folder = tmp_path / trunk.run.name
+        branch = job(f"{trunk.run.name}-branch", 1)
+        branch.run.train.trunk = SimpleNamespace(run=trunk.folder, step=7)
+        jobs.append(branch)
+
+    def committed(sweep):
+        if machine.clock >= 2:
+            (tmp_path / "good" / "checkpoints" / "step-7").mkdir(parents=True, exist_ok=True)
+
+    done = sweep(machine, say=said.append, on_change=committed)
+    done.run(jobs)
+    assert machine.order == ["good", "bad", "good-branch"]
+    assert [j.run.name for j in done.left_out] == ["bad-branch"]
+    assert any("bad-branch cannot start" in line for line in said)
+
+
+def test_the_expected_finish_follows_the_pace_of_what_has_ended():
+    machine, left = Machine(), []
+    done = sweep(machine, slots=2, on_change=lambda s: left.append((machine.clock, s.seconds_left)))
+    done.run([job(f"r{i}", 8, expected=4) for i in range(20)])
+    assert left[0][1] == pytest.approx(40)
+    halfway = next(seconds for clock, seconds in left if clock == 40)
+    assert halfway == pytest.approx(machine.clock - 40, rel=0.1)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.1, 100), st.sampled_from([1, 2, 4])), min_size=1, max_size=40),
+    st.integers(4, 16),
+)
+def test_a_makespan_is_never_far_from_what_any_schedule_needs(sizes, devices):
+    jobs = [job(str(i), seconds, ranks=ranks) for i, (seconds, ranks) in enumerate(sizes)]
+    longest = max(seconds for seconds, _ in sizes)
+    bound = max(sum(j.expected * j.width for j in jobs) / devices, longest)
+    assert bound * (1 - 1e-9) <= makespan(jobs, devices) <= 2 * bound + longest

@@ -31,7 +31,7 @@ def watched(
     monkeypatch.setattr(watch, "run_folder", lambda _, run: tmp_path / "runs" / run.name)
     monkeypatch.setattr(RunConfig, "fingerprint", lambda run: run.name)
     flops = 3 * 100 * 1024 * 4200.0
-    study: Any = SimpleNamespace(name="quickstart", architectures={"dense": None})
+    study: Any = SimpleNamespace(name="quickstart", variants={"dense": None}, folder=Path("none"))
     plan: Any = SimpleNamespace(runs=runs, flops=flops)
     return watch.Watched(study, plan)
 

@@ -1,0 +1,133 @@
+"""Rounds of an adaptive study: which runs would teach the law most, until it answers or costs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.design import next_runs
+from analysis.estimate import Estimate
+from analysis.notices import AnalysisError
+from analysis.result import Fit
+from pipeline.atomic import write_text
+from pipeline.config import Study
+from pipeline.grids import AdaptiveGrid, Proposal
+from pipeline.plan import Tokens
+from pipeline.planner import ladder, possible
+from pipeline.runs import row
+
+BUDGETS, SIZES = 8, 9
+"""Runs to choose from: so many budgets, and sizes of each."""
+NEAR, REPLICATES = 0.15, 2
+"""Runs this near to each other in parameters and FLOPs are replicates; more teach little new."""
+
+
+def read_proposals(study: Study) -> list[Proposal]:
+    """What earlier rounds proposed, in their order; none for a study that is not adaptive."""
+    path = _path(study)
+    return [Proposal(**fields) for fields in json.loads(path.read_text())] if path.exists() else []
+
+
+def write_proposals(study: Study, proposals: Sequence[Proposal]) -> None:
+    """Keep all of them, before any starts."""
+    text = json.dumps([asdict(proposal) for proposal in proposals], indent=1)
+    write_text(_path(study), text + "\n")
+
+
+def propose(
+    study: Study,
+    tokens: Tokens,
+    fits: Mapping[str, Fit],
+    table: pd.DataFrame,
+    earlier: Sequence[Proposal] = (),
+) -> tuple[list[Proposal], list[str]]:
+    """The next round's runs, none when all is answered or used; and a line about each law.
+
+    ``table`` holds the finished runs.
+    """
+    grid = study.grid
+    assert isinstance(grid, AdaptiveGrid)
+    proposals: list[Proposal] = []
+    lines: list[str] = []
+    number = max((proposal.round for proposal in earlier), default=0) + 1
+    for name, fit in fits.items():
+        try:
+            answer = _answer(grid, fit)
+        except AnalysisError as error:
+            lines.append(f"{name}: {error}")
+            continue
+        factor = answer.high / answer.low if answer.low > 0 else math.inf
+        told = f"{name}: {grid.target} at {grid.at:.3g} FLOPs known to a factor {factor:.3g}"
+        if factor <= grid.interval:
+            lines.append(f"{told}, as asked")
+            continue
+        own = table[table["architecture"] == name]
+        plan = next_runs(
+            fit,
+            own,
+            _choices(study, tokens, fit, name, own),
+            flops=grid.at,
+            target=grid.target,
+            budget=_left(grid, table) / len(fits),
+        )
+        found = [
+            Proposal(name, float(run["params"]), float(run["budget"]), number)
+            for run in plan.runs.head(grid.round).to_dict("records")
+        ]
+        proposals += found
+        lines.append(f"{told}; {len(found)} more runs" if found else f"{told}; the budget is used")
+    return proposals, lines
+
+
+def _path(study: Study) -> Path:
+    return study.folder / "rounds.json"
+
+
+def _left(grid: AdaptiveGrid, table: pd.DataFrame) -> float:
+    """FLOPs that may still be spent: of what is given, or what the hours left buy at this pace."""
+    spent = float(table["flops"].sum())
+    left = math.inf if grid.spend is None else grid.spend - spent
+    if grid.hours is not None and "train_seconds" in table:
+        seconds = float(table["train_seconds"].sum())
+        rate = spent / seconds if seconds else 0.0
+        left = min(left, (3600 * grid.hours - seconds) * rate)
+    return max(left, 0.0)
+
+
+def _answer(grid: AdaptiveGrid, fit: Fit) -> Estimate:
+    best = fit.allocate(grid.at)
+    found = {"params": best.params, "tokens": best.tokens, "loss": best.loss}[grid.target]
+    assert found is not None
+    return found
+
+
+def _choices(
+    study: Study, tokens: Tokens, fit: Fit, name: str, table: pd.DataFrame
+) -> pd.DataFrame:
+    """Runs that can be planned around the law's optimum, less those that were done often enough."""
+    grid, variant = study.grid, study.variants[name]
+    assert isinstance(grid, AdaptiveGrid)
+    shapes = ladder(study, variant, tokens.vocab_size)
+    points = []
+    for budget in np.geomspace(min(grid.budgets), grid.largest, BUDGETS).tolist():
+        best = float(fit.law.optimum(fit.values, budget, fit.rule))
+        wanted = best * np.geomspace(1 / grid.spread, grid.spread, SIZES)
+        for shape in grid.nearest(shapes, wanted.tolist()):
+            if best / grid.spread <= grid.size(shape) <= best * grid.spread:
+                points.append(grid.point(shape, budget, grid.seeds[0]))
+    runs = pd.DataFrame(list(map(row, possible(study, tokens, variant, points, []))))
+    if runs.empty:
+        return pd.DataFrame({"params": [], "tokens": [], "flops": [], "budget": []}, dtype=float)
+    pairs = zip(runs["params"], runs["flops"], strict=True)
+    return runs[[_done(table, *pair) < REPLICATES for pair in pairs]]
+
+
+def _done(table: pd.DataFrame, params: float, flops: float) -> int:
+    near = (table["params"] / params - 1).abs() < NEAR
+    return int((near & ((table["flops"] / flops - 1).abs() < NEAR)).sum())

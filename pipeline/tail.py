@@ -1,0 +1,83 @@
+"""How a run stands and what it last measured, from the end of its journal alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.journal import FILE, Status
+
+CHUNK = 2048
+LARGEST = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The last value of everything; ``loss`` and ``bits_per_byte`` are of held-out tokens."""
+
+    status: Status = "planned"
+    attempts: int = 0
+    step: int = 0
+    loss: float | None = None
+    bits_per_byte: float | None = None
+    train_loss: float | None = None
+    tokens_per_second: float | None = None
+    mfu: float | None = None
+    train_seconds: float | None = None
+    updated: float | None = None
+    reason: str = ""
+
+
+def read_tail(folder: Path) -> Tail:
+    """Read as little as tells it: a few lines where the run has ended."""
+    try:
+        descriptor = os.open(f"{folder}/{FILE}", os.O_RDONLY)
+    except FileNotFoundError:
+        return Tail()
+    try:
+        size, length = os.fstat(descriptor).st_size, CHUNK
+        while True:
+            data = os.pread(descriptor, length, max(size - length, 0))
+            found = _last(data, is_whole=length >= size)
+            if length >= min(size, LARGEST) or {"step", "eval"} <= set(found):
+                return _tail(found)
+            length *= 4
+    finally:
+        os.close(descriptor)
+
+
+def _last(data: bytes, is_whole: bool) -> dict[str, dict[str, Any]]:
+    """The last whole record of each kind, of the last attempt alone; ``""``: the last of all."""
+    found: dict[str, dict[str, Any]] = {}
+    lines = data[: data.rfind(b"\n") + 1].splitlines()
+    for line in reversed(lines if is_whole else lines[1:]):
+        record = json.loads(line)
+        last = found.setdefault("", record)
+        if record["attempt"] == last["attempt"]:
+            found.setdefault(record["kind"], record)
+        if {"step", "eval"} <= set(found) or record["kind"] == "start":
+            break
+    return found
+
+
+def _tail(found: dict[str, dict[str, Any]]) -> Tail:
+    if not found:
+        return Tail()
+    last, step, score = found[""], found.get("step", {}), found.get("eval", {})
+    end = last if last["kind"] == "end" else {}
+    return Tail(
+        status=end.get("status", "running"),
+        attempts=last["attempt"],
+        step=max(record.get("step") or 0 for record in (step, score, last)),
+        loss=score.get("loss"),
+        bits_per_byte=score.get("bits_per_byte"),
+        train_loss=step.get("loss"),
+        tokens_per_second=step.get("tokens_per_second"),
+        mfu=step.get("mfu"),
+        train_seconds=end.get("train_seconds"),
+        updated=last["time"],
+        reason=end.get("reason", ""),
+    )

@@ -1,0 +1,136 @@
+"""The training stage: the runs that are left, on the devices of the machine, followed on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pipeline.atomic import write_text
+from pipeline.config import Study
+from pipeline.errors import StudyError
+from pipeline.forwarder import Forwarder
+from pipeline.lease import Lease
+from pipeline.machine import Machine
+from pipeline.plan import Plan
+from pipeline.progress import Task, task
+from pipeline.runs import run_folder, width
+from pipeline.show import duration
+from pipeline.sweep import PAUSED, SWEEP, Job, Sweep
+from pipeline.tail import read_tail
+from pipeline.tracking import Tracker
+
+RECORD_SECONDS = 2.0
+
+
+def jobs(study: Study, plan: Plan, seconds: dict[str, float]) -> list[Job]:
+    """Every run of the plan with its folder, its devices and expected seconds, its priority."""
+    priorities = {
+        name: study.architectures[variant.family].priority
+        for name, variant in study.variants.items()
+    }
+    return [
+        Job(
+            run=run,
+            folder=run_folder(study, run),
+            expected=seconds[run.fingerprint()],
+            width=width(run),
+            priority=priorities[str(run.labels["architecture"])],
+        )
+        for run in plan.runs
+    ]
+
+
+def train(
+    study: Study,
+    console: Console,
+    machine: Machine,
+    left: Sequence[Job],
+    lease: Lease,
+    device_hours: float | None = None,
+) -> None:
+    """Train what is left, within ``device_hours`` if given.
+
+    Raises:
+        StudyError: a run failed for good, or the device-hours did not suffice.
+    """
+    from launch import gang
+
+    machine.start()
+    say = partial(console.print, markup=False)
+    total = sum(job.expected * job.width for job in left)
+    with task(console, "train", total) as work:
+        shown = Shown(study.folder / SWEEP, work, len(left))
+        sweep = Sweep(
+            capacity=machine.devices,
+            retries=study.train.retries,
+            open_worker=partial(gang.Gang, epoch=lease.epoch),
+            wait_any=gang.wait_any,
+            device_seconds=math.inf if device_hours is None else 3600 * device_hours,
+            is_paused=(study.folder / PAUSED).exists,
+            on_change=shown,
+            say=say,
+        )
+        with Forwarder(tracker(study), study.folder / "runs", say):
+            sweep.run(left)
+        lease.check()
+        busy = _record(study, sweep, work.elapsed, lease.epoch)
+        work.update(total, f"{len(sweep.ended)} runs ended; slots training {busy:.0%} of the time")
+    _told(sweep)
+
+
+def tracker(study: Study) -> Tracker:
+    """The study's experiment in its store."""
+    return Tracker(study.mlflow, study.folder, study.name)
+
+
+class Shown:
+    """Tells a sweep's state to the terminal, and to ``sweep.json`` every few seconds."""
+
+    def __init__(
+        self, path: Path, work: Task, runs: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.path, self.work, self.runs, self.clock = path, work, runs, clock
+        self._written = -math.inf
+
+    def __call__(self, sweep: Sweep[Any]) -> None:
+        """Show it."""
+        over = len(sweep.ended) + len(sweep.failed)
+        names = ", ".join(job.run.name for _, job in sweep.busy.values()) or "nothing"
+        left = sweep.seconds_left
+        when = f", about {duration(left)} left" if math.isfinite(left) else ""
+        note = f"{over} of {self.runs} runs ended{when}; now {names}"
+        self.work.update(self.work.total - sweep.area_left, note)
+        if self.clock() - self._written > RECORD_SECONDS or not (sweep.busy or sweep.queue):
+            self._written = self.clock()
+            write_text(self.path, json.dumps(sweep.record()) + "\n")
+
+
+def _told(sweep: Sweep[Any]) -> None:
+    if sweep.failed:
+        names = ", ".join(f"{job.run.name} ({job.folder})" for job in sweep.failed)
+        raise StudyError(f"{len(sweep.failed)} runs failed for good: {names}")
+    if sweep.queue or sweep.waiting:
+        left = len(sweep.queue) + len(sweep.waiting)
+        raise StudyError(
+            f"{sweep.spent / 3600:.3g} device-hours are used and {left} runs are left, none of "
+            "them expected to end within what remains; the same command with more goes on"
+        )
+
+
+def _record(study: Study, sweep: Sweep[Any], wall: float, epoch: int) -> float:
+    """Add a line to ``sweeps.jsonl``; the share of the devices' time that went into training."""
+    tails = [(job, read_tail(job.folder)) for job in sweep.ended]
+    trained = sum((tail.train_seconds or 0.0) * job.width for job, tail in tails)
+    busy = trained / (sweep.devices * wall) if sweep.devices else 0.0
+    line = {"ended": time.time(), "epoch": epoch, "slots": sweep.devices, "runs": len(tails)}
+    line |= {"wall_seconds": wall, "train_seconds": trained, "busy": busy}
+    with (study.folder / "sweeps.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    return busy

@@ -1,0 +1,97 @@
+"""What cannot fit a device or a disk is refused before anything starts, with what would do."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from launch.conflicts import RULES, Layout, refuse_conflicts
+from pipeline.errors import StudyError
+from pipeline.planner import make_plan
+from pipeline.requirements import (
+    OVERHEAD,
+    Setup,
+    check_disk,
+    check_memory,
+    checkpoint_bytes,
+    rank_bytes,
+)
+from tests.pipeline.test_plan import TOKENS, study
+
+
+@pytest.fixture(scope="module")
+def run():
+    return make_plan(study(budgets=[1e11], sizes=1), TOKENS).runs[0]
+
+
+def test_a_run_that_fits_is_let_through_and_one_that_does_not_is_told_what_would(run):
+    needed = rank_bytes(run.model, Setup.of(run))
+    assert check_memory([run], needed + OVERHEAD) == needed
+    sparing = Setup.of(run).change(sequences=1)
+    room = rank_bytes(run.model, sparing)
+    with pytest.raises(StudyError, match=r"a rank, .* are free; it fits with train.micro_batch=1"):
+        check_memory([run], room + OVERHEAD)
+
+
+def test_where_a_small_batch_does_not_do_more_ranks_are_proposed(run):
+    alone = rank_bytes(run.model, Setup.of(run).change(sequences=1, checkpointing=True))
+    with pytest.raises(StudyError, match=r"it fits with .*parallel.ranks=\d+"):
+        check_memory([run], 0.7 * alone + OVERHEAD)
+    with pytest.raises(StudyError, match="no setting of batch, ZeRO stage"):
+        check_memory([run], OVERHEAD + 1)
+
+
+def test_what_is_proposed_does_fit(run):
+    own = Setup.of(run)
+    for ranks, stage in ((2, 1), (4, 2), (8, 3)):
+        assert rank_bytes(run.model, own.change(ranks=ranks, zero_stage=stage)) < rank_bytes(
+            run.model, own
+        )
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_refused(run, tmp_path, monkeypatch):
+    needed = checkpoint_bytes([run] * 10)
+    assert needed == 11 * 12 * run.cost.params.total
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
+    with pytest.raises(StudyError, match=r"output: .* free and the checkpoints of these runs need"):
+        check_disk(tmp_path / "not" / "yet", needed)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed))
+    check_disk(tmp_path, needed)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"expert_parallel": 3, "ranks": 4, "experts": (6,)},
+        {"expert_parallel": 2, "ranks": 2},
+        {"expert_parallel": 4, "ranks": 4, "experts": (6,)},
+        {"zero_stage": 0, "dtype": "bf16"},
+        {"zero_stage": 3, "expert_parallel": 2, "ranks": 2, "experts": (4,)},
+        {"optimizer": "muon", "ranks": 2},
+        {"optimizer": "adafactor", "ranks": 2, "expert_parallel": 2, "zero_stage": 0, "experts": (4,)},
+        {"gpus_per_rank": 2.0},
+        {"gpus_per_rank": 0.5, "ranks": 2},
+    ],
+)  # fmt: skip
+def test_every_conflict_says_what_was_given_and_what_is_allowed(layout):
+    sound = {"ranks": 1, "zero_stage": 1, "expert_parallel": 1, "gpus_per_rank": 0.0}
+    sound |= {"dtype": "fp32", "optimizer": "adamw", "experts": ()}
+    refuse_conflicts(Layout(**sound))
+    with pytest.raises(ValueError, match=r"^parallel\.\w+ is .*allowed"):
+        refuse_conflicts(Layout(**{**sound, **layout}))
+
+
+def test_conflicts_are_refused_when_a_study_is_loaded():
+    assert len(RULES) >= 9
+    with pytest.raises(ValueError, match=r"parallel.gpus_per_rank is 0\.5 with parallel.ranks 2"):
+        type(study()).model_validate(
+            study().model_dump() | {"parallel": {"ranks": 2, "gpus_per_rank": 0.5}}
+        )
+
+
+def test_larger_runs_take_other_settings():
+    larger = [{"params": 1e8, "ranks": 8, "zero_stage": 3}, {"params": 1e6, "ranks": 2}]
+    made = type(study()).model_validate(study().model_dump() | {"parallel": {"larger": larger}})
+    found = [made.parallel.at(size) for size in (1e5, 1e7, 1e9)]
+    assert [settings.ranks for settings in found] == [1, 2, 8]
+    assert [settings.zero_stage for settings in found] == [1, 1, 3]
