@@ -1,31 +1,34 @@
 """Claims: tokenizing end to end (read, clean, split, encode, write, hash, commit) runs at 0.9 or
 more of bare `encode_batch_fast` over text in memory with the same threads; at 1.5 times
-datatrove's pipeline; at 3 times Megatron-LM's layout of one document at a time; in memory that
+datatrove's pipeline; at 3 times Megatron-LM's preprocessing, one document at a time; in memory that
 does not grow with the corpus.
 
     python benchmarks/bench_tokenize.py [--megabytes 30] [--rounds 5]
 
 The corpus is Python's own sources, the vocabulary 1,024. Each round runs all contenders one after
-the other; ratios are within a round, and the median over rounds is printed. `datatrove[io]` takes
-part where it is installed.
+the other; ratios are within a round, and the median over rounds is printed. `megatron-core` and
+`datatrove[io]` take part where they are installed.
 """
 
 import argparse
 import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import Pool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from data.corpus import MIB, CorpusConfig, scan
 from data.documents import SIDES, Tally, documents
-from data.megatron import Writer, token_type
 from data.pieces import Task, plan
 from data.prepare import prepare
 from data.tokenize import Job, tokenize
@@ -33,6 +36,8 @@ from data.tokenizer import Tokenizer, TokenizerConfig
 
 CORPUS = CorpusConfig.model_validate({"name": "stdlib", "source": {"kind": "code"}})
 BATCH_CHARS = MIB
+CORES = len(os.sched_getaffinity(0))
+_tokenizer: Any
 
 
 class Bench:
@@ -74,33 +79,57 @@ class Bench:
         return lambda: tokenize(job, self.tasks, 0, lambda *_: None)
 
     def megatron(self) -> Callable[[], None]:
-        """The layout of Megatron-LM's tools/preprocess_data.py: each document encoded by itself and
-        appended as one item; here without its pool of processes, so on one thread."""
+        """What Megatron-LM's tools/preprocess_data.py does with a JSON-lines file: a pool of
+        processes, one line at a time (32 to a message) through `json` and a tokenizer of
+        `transformers`, and one item at a time into its `IndexedDatasetBuilder`."""
+        from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+        lines = self.lines()
 
         def run() -> None:
-            writer = Writer(token_type(1024))
-            with (self.root / "megatron.bin").open("wb") as file:
-                for text in self.texts():
-                    writer.add(file, np.array(self.tokenizer.encode(text)))
-            (self.root / "megatron.idx").write_bytes(writer.index())
+            builder = IndexedDatasetBuilder(str(self.root / "megatron.bin"), dtype=np.uint16)
+            with lines.open() as file, Pool(CORES, _load_tokenizer, (str(self.path),)) as pool:
+                for ids in pool.imap(_encode_line, file, 32):
+                    builder.add_item(torch.IntTensor(ids))
+                    builder.end_document()
+            builder.finalize(str(self.root / "megatron.idx"))
 
         return run
+
+    def lines(self) -> Path:
+        """The corpus as JSON lines, which the others read."""
+        path = self.root / "texts.jsonl"
+        if not path.exists():
+            with path.open("w") as file:
+                file.writelines(json.dumps({"text": text}) + "\n" for text in self.texts())
+        return path
 
     def datatrove(self) -> Callable[[], None]:
         from datatrove.pipeline.readers import JsonlReader
         from datatrove.pipeline.tokens import DocumentTokenizer
 
-        folder = self.root / "datatrove"
-        folder.mkdir(exist_ok=True)
-        with (folder / "texts.jsonl").open("w") as file:
-            file.writelines(json.dumps({"text": text}) + "\n" for text in self.texts())
+        folder = self.lines().parent
         step = DocumentTokenizer(
             str(self.root / "datatrove-tokens"),
             tokenizer_name_or_path=str(self.path),
             eos_token=self.tokenizer.end_token,
             shuffle_documents=False,
         )
-        return lambda: step.run(JsonlReader(str(folder)).run(None, 0, 1), 0, 1)
+        return lambda: step.run(
+            JsonlReader(str(folder), glob_pattern="texts.jsonl").run(None, 0, 1), 0, 1
+        )
+
+
+def _load_tokenizer(path: str) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    global _tokenizer
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _tokenizer = PreTrainedTokenizerFast(tokenizer_file=path)
+
+
+def _encode_line(line: str) -> list[int]:
+    return _tokenizer(json.loads(line)["text"])["input_ids"]
 
 
 def seconds(run: Callable[[], None]) -> float:
@@ -140,9 +169,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as root:
         bench = Bench(Path(root), options.megabytes)
-        names = ["bare", "ours", "megatron"]
-        if importlib.util.find_spec("datatrove"):
-            names.append("datatrove")
+        others = [name for name in ("megatron", "datatrove") if importlib.util.find_spec(name)]
+        names = ["bare", "ours", *others]
         runs = {name: getattr(bench, name)() for name in names}
         rounds = [
             {name: seconds(run) for name, run in runs.items()} for _ in range(options.rounds + 1)
