@@ -11,8 +11,8 @@ from models.objective import OBJECTIVES, Sight
 if TYPE_CHECKING:
     from models.recipe import Recipe, StackSpec
 
-READ_THE_SOURCE = frozenset({"cross"})
-SEE_ALL = frozenset({"disentangled"})
+READ_THE_SOURCE = frozenset({"bahdanau", "cross", "luong"})
+SEE_ALL = frozenset({"bidirectional", "disentangled"})
 
 
 def looking_ahead(spec: StackSpec) -> list[str]:

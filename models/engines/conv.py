@@ -1,4 +1,5 @@
-"""Short depthwise causal convolution: y_t = Σ_j w_j x_{t-j}, j < n_taps, one filter per channel."""
+"""Short depthwise causal convolution, y_t = Σ_j w_j x_{t-j}, j < n_taps, one filter per channel;
+and what a convolution over all channels reads."""
 
 from __future__ import annotations
 
@@ -61,3 +62,31 @@ def conv(
             tap = tap * same[..., None]
         y = torch.addcmul(y, tap, weight_QI[start])
     return y
+
+
+def taps(
+    x_BTI: Tensor,
+    n_taps: int,
+    dilation: int = 1,
+    *,
+    causal: bool = True,
+    segments_BT: Tensor | None = None,
+    before_BQI: Tensor | None = None,
+) -> Tensor:
+    """What each position of a convolution over all channels reads, (B, T, n_taps I): the positions
+    every `dilation` up to itself, or centred on itself; one matmul then weighs them. Zeros stand
+    beyond the sequence and its document. `before` are the (n_taps - 1) dilation inputs already
+    seen."""
+    length, reach = x_BTI.shape[1], (n_taps - 1) * dilation
+    ahead = 0 if causal else reach // 2
+    if before_BQI is None:
+        padded = F.pad(x_BTI, (0, 0, reach - ahead, ahead))
+    else:
+        padded = torch.cat([before_BQI, x_BTI], 1)
+    seen = [padded[:, j * dilation : j * dilation + length] for j in range(n_taps)]
+    if segments_BT is not None:
+        known = F.pad(segments_BT, (reach - ahead, ahead), value=-1)
+        for j in range(n_taps):
+            same = known[:, j * dilation : j * dilation + length] == segments_BT
+            seen[j] = seen[j] * same[..., None]
+    return torch.cat(seen, -1)

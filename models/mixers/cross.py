@@ -7,8 +7,8 @@ from torch import Tensor
 from models.branch import Branch, Frame
 from models.context import Context
 from models.engines import softmax
-from models.linear import Linear
 from models.limits import kv_heads, split_heads
+from models.linear import Linear
 
 FULL = softmax.Mask(causal=False)
 

@@ -3,6 +3,7 @@ the forget gate of Gers 2000) and GRU (1406.1078), one step after the other."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from models.context import Context
 from models.linear import Linear
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+Feed = Callable[[int, Tensor, Tensor], Tensor]
 
 
 class Recurrent(Branch, name="recurrent"):
@@ -43,10 +45,15 @@ class Recurrent(Branch, name="recurrent"):
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         """Mix positions."""
+        return self.run(x_BTD, context, lambda t, u, h: u)
+
+    def run(self, x_BTD: Tensor, context: Context, fed: Feed) -> Tensor:
+        """Step by step; `fed` makes the cell's input u of step t of what the token gives it, with
+        the h before."""
         inputs = self.into(x_BTD)
         state = context.state
         zero = x_BTD.new_zeros(x_BTD.shape[0], self.hidden)
-        h, c = (state["h"], state["c"]) if state else (zero, zero)
+        h, c = (state["h"], state["c"]) if state and "h" in state else (zero, zero)
         rows = []
         for t in range(x_BTD.shape[1]):
             if context.starts_BT is not None:
@@ -54,7 +61,7 @@ class Recurrent(Branch, name="recurrent"):
                 h, c = h.masked_fill(start, 0.0), c.masked_fill(start, 0.0)
             if self.truncate and t and t % self.truncate == 0:
                 h, c = h.detach(), c.detach()
-            h, c = self._step(inputs[:, t], h, c)
+            h, c = self._step(fed(t, inputs[:, t], h), h, c)
             rows.append(h)
         if state is not None:
             state.update(h=h, c=c)
