@@ -74,7 +74,7 @@ def chunked(
         to_end = to_end.masked_fill(runs != runs[..., -1:], -torch.inf)
         from_start = from_start.masked_fill(runs != 0, -torch.inf)
         across = across.masked_fill(runs[..., -1] != 0, -torch.inf)
-    weight = (decay[..., :, None] - decay[..., None, :]).masked_fill(~seen, -torch.inf).exp()
+    weight = (decay[..., :, None] - decay[..., None, :]).masked_fill_(~seen, -torch.inf).exp_()
     system = (rate * (k @ k.mT) * weight).tril(-1) + torch.eye(Q, device=q.device, dtype=q.dtype)
     right = torch.cat([rate * v, rate * from_start.exp()[..., None] * k], -1)
     solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
@@ -83,10 +83,12 @@ def chunked(
     state = v_BTHV.new_zeros(B, H, K, V) if state_BHKV is None else state_BHKV
     scores = (q @ k.mT) * weight
     q, k = q * from_start.exp()[..., None], k * to_end.exp()[..., None]
+    factor = across.exp()[..., None, None]
+    parts = (own, carried, q, k.mT, scores, factor)
     rows = []
-    for c in range(C):
-        change = own[:, c] - carried[:, c] @ state
-        rows.append(q[:, c] @ state + scores[:, c] @ change)
-        state = across[:, c].exp()[..., None, None] * state + k[:, c].mT @ change
+    for v_c, z_c, q_c, k_c, scores_c, kept in zip(*(x.unbind(1) for x in parts), strict=True):
+        change = v_c - z_c @ state
+        rows.append(q_c @ state + scores_c @ change)
+        state = kept * state + k_c @ change
     y = torch.stack(rows, 1).transpose(2, 3).reshape(B, C * Q, H, V)
     return y[:, :T], state

@@ -68,9 +68,8 @@ def chunked(
     if pad:  # padded positions have no key and no decay: they leave the state alone
         q_BTGK, k_BTGK, v_BTHV = (F.pad(x, (0, 0, 0, 0, 0, pad)) for x in (q_BTGK, k_BTGK, v_BTHV))
         log_decay_BTH = F.pad(log_decay_BTH, (0, 0, 0, pad))
-    q = q_BTGK.reshape(B, C, Q, G, 1, K).permute(0, 1, 3, 4, 2, 5)  # B C G 1 Q K
-    k = k_BTGK.reshape(B, C, Q, G, 1, K).permute(0, 1, 3, 4, 2, 5)
-    v = v_BTHV.reshape(B, C, Q, G, H // G, V).permute(0, 1, 3, 4, 2, 5)  # B C G h Q V
+    q, k = (x.reshape(B, C, Q, G, K).transpose(2, 3) for x in (q_BTGK, k_BTGK))  # B C G Q K
+    v = v_BTHV.reshape(B, C, Q, G, H // G, V).transpose(2, 3)  # B C G Q h V
     decay = log_decay_BTH.reshape(B, C, Q, G, H // G).permute(0, 1, 3, 4, 2).cumsum(-1)
     causal = _causal(Q, q.device, apart)
     between = decay[..., :, None] - decay[..., None, :]  # from source (last) to target
@@ -78,21 +77,26 @@ def chunked(
     if starts_BT is not None:
         runs = F.pad(starts_BT, (0, pad)).view(B, C, 1, 1, Q).cumsum(-1)
         causal = causal & (runs[..., :, None] == runs[..., None, :])
-    weight = between.masked_fill(~causal, -torch.inf).exp()
-    y = (weight * (q @ k.transpose(-1, -2))) @ v
+    weight = between.masked_fill_(~causal, -torch.inf).exp_()
+    y = ((weight * (q @ k.mT)[:, :, :, None]) @ v.transpose(3, 4)).transpose(3, 4)
 
     to_end, from_start, across = decay[..., -1:] - decay, decay, decay[..., -1]
     if runs is not None:
         to_end = to_end.masked_fill(runs != runs[..., -1:], -torch.inf)
         from_start = from_start.masked_fill(runs != 0, -torch.inf)
         across = across.masked_fill(runs[..., -1] != 0, -torch.inf)
-    added = k.transpose(-1, -2) @ (to_end.exp()[..., None] * v)  # B C G h K V
-    state = None if state_BHKV is None else state_BHKV.view(B, G, H // G, K, V)
-    if C == 1 and state is None:
-        return _rows(y, B, C * Q, H, V)[:, :T], added[:, 0].reshape(B, H, K, V)
-    before, state = _hand_on(added, across.exp()[..., None, None], state)
-    y = y + from_start.exp()[..., None] * (q @ before)
-    return _rows(y, B, C * Q, H, V)[:, :T], state.reshape(B, H, K, V)
+    added = k.mT @ (to_end.exp().mT[..., None] * v).flatten(-2)  # B C G K (h V): one matmul
+    added = added.view(B, C, G, K, H // G, V)
+    state = None
+    if state_BHKV is not None:
+        state = state_BHKV.view(B, G, H // G, K, V).transpose(2, 3)
+    if C > 1 or state is not None:
+        before, state = _hand_on(added, across.exp()[:, :, :, None, :, None], state)
+        y = y + from_start.exp().mT[..., None] * (q @ before.flatten(-2)).view_as(v)
+    else:
+        state = added[:, 0]
+    y_BTHV = y.transpose(2, 3).reshape(B, C * Q, H, V)[:, :T]
+    return y_BTHV, state.transpose(2, 3).reshape(B, H, K, V)
 
 
 def _hand_on(added: Tensor, factor: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -103,10 +107,6 @@ def _hand_on(added: Tensor, factor: Tensor, state: Tensor | None) -> tuple[Tenso
         before.append(current)
         current = torch.addcmul(addition, kept, current)
     return torch.stack(before, 1), current
-
-
-def _rows(y_BCGhQV: Tensor, B: int, T: int, H: int, V: int) -> Tensor:
-    return y_BCGhQV.permute(0, 1, 4, 2, 3, 5).reshape(B, T, H, V)
 
 
 def _causal(length: int, device: torch.device, apart: int) -> Tensor:

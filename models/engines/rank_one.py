@@ -101,10 +101,13 @@ def chunked(
     across = end.exp() if starts_BT is None else end.exp() * first[..., -1:, :]
 
     state = v_BTHV.new_zeros(B, H, K, V) if state_BHKV is None else state_BHKV
+    parts = (own, carried, y_own, queries, through, across.mT, added, writes.mT)
     rows = []
-    for c in range(C):
-        read = own[:, c] + carried[:, c] @ state
-        rows.append(y_own[:, c] + queries[:, c] @ state + through[:, c] @ read)
-        state = across[:, c].mT * state + added[:, c] + writes[:, c].mT @ read
+    for u_c, z_c, y_c, q_c, through_c, kept, added_c, b_c in zip(
+        *(x.unbind(1) for x in parts), strict=True
+    ):
+        read = u_c + z_c @ state
+        rows.append(y_c + q_c @ state + through_c @ read)
+        state = kept * state + added_c + b_c @ read
     y = torch.stack(rows, 1).transpose(2, 3).reshape(B, C * Q, H, V)
     return y[:, :T], state
