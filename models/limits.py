@@ -114,6 +114,8 @@ def _heads(width: int, options: Options) -> None:
 
 LIMITS: dict[str, Callable[[int, Options], object]] = {
     "attention": _heads,
+    "cross": _heads,
+    "disentangled": _heads,
     "differential": lambda width, options: even_heads(
         width,
         *(options[key] for key in ("n_heads", "head_width", "n_kv_heads", "queries_per_kv")),

@@ -129,3 +129,46 @@ def rounded(count: int, like: str) -> str:
     unit = {"M": 1e6, "B": 1e9}[like[-1]]
     digits = len(like.partition(".")[2]) - 1 if "." in like else 0
     return f"{count / unit:.{digits}f}{like[-1]}"
+
+
+WIDE = {"n_heads": 128, "head_width": 128, "scale": 1.0}
+T5_11B = {"attention": WIDE, "mlp": {"hidden": 65536}}
+
+# name: recipe, what it has otherwise, (width, layers, vocabulary), total
+OTHERS: dict[str, tuple[str, dict[str, Any], tuple[int, int, int], str]] = {
+    "BERT base": ("bert", {}, (768, 12, 30522), "110M"),
+    "RoBERTa base": ("roberta", {}, (768, 12, 50265), "125M"),
+    "RoBERTa large": ("roberta", {}, (1024, 24, 50265), "355M"),
+    "ELECTRA small": (
+        "electra",
+        {"generator": None, "embedding_width": 128, "branches": {"attention": {"n_heads": 4}}},
+        (256, 12, 30522),
+        "14M",
+    ),
+    "DeBERTa-v2 xlarge": ("deberta", {}, (1536, 24, 128100), "0.9B"),  # without its convolution
+    "T5 11B": ("t5", {"branches": {**T5_11B, "cross": WIDE}}, (1024, 24, 32128), "11B"),
+    "BART base": ("bart", {}, (768, 6, 50265), "139M"),
+    "BART large": ("bart", {}, (1024, 12, 50265), "406M"),
+}
+
+
+@pytest.mark.parametrize("published", OTHERS)
+def test_published_size_of_encoders_and_encoder_decoders(zoo: Any, published: str) -> None:
+    name, changes, (width, n_layers, vocab_size), total = OTHERS[published]
+    given = merged(zoo.recipe_dict(name), changes)
+    if "encoder" in given:
+        branches = dict(changes.get("branches", {}))
+        branches.pop("cross", None)
+        given["encoder"] = merged(given["encoder"], {"branches": branches})
+    config = Recipe.from_dict(given).at(width=width, n_layers=n_layers, vocab_size=vocab_size)
+    assert rounded(cost(config, 512).params.total, total) == total
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`changes` written over `base`, mapping by mapping."""
+    return base | {
+        key: merged(base[key], value)
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+        else value
+        for key, value in changes.items()
+    }

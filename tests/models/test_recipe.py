@@ -46,6 +46,8 @@ def test_shared_branches_are_counted_once_and_used_often() -> None:
     assert len(model.state_dict()) == len(list(model.parameters()))
 
 
+BIDIRECTIONAL = {"attention": {"causal": False}}
+ENCODER = {"pattern": "attention+mlp", "branches": BIDIRECTIONAL}
 BAD = [
     ({"patern": "mlp"}, ("patern",), "did you mean 'pattern'"),
     ({"pattern": ""}, ("pattern",), "names nothing"),
@@ -61,6 +63,44 @@ BAD = [
     ({"positions": {"type": "rope", "theta": "x"}}, ("positions", "theta"), "a number"),
     ({"init": "mupp"}, ("init", "scheme"), "did you mean 'mup'"),
     ({"tied": "yes"}, ("tied",), "true or false"),
+    ({"objective": "maskd"}, ("objective", "type"), "did you mean 'masked'"),
+    ({"objective": "masked"}, ("objective", "type"), "sees the past alone"),
+    ({"objective": "infilling"}, ("objective", "type"), "allowed: causal, span_corruption"),
+    ({"branches": BIDIRECTIONAL}, ("objective", "type"), "'causal'; allowed: masked"),
+    ({"pattern": "attention+cross+mlp"}, ("encoder",), "the stack that cross reads"),
+    ({"encoder": ENCODER, "objective": "prefix"}, ("pattern",), "no branch reads the encoder"),
+    (
+        {"encoder": ENCODER, "pattern": "attention+cross+mlp"},
+        ("objective", "type"),
+        "does not fit an encoder-decoder",
+    ),
+    (
+        {"encoder": {"pattern": "attention+mpl"}, "pattern": "cross+mlp", "objective": "prefix"},
+        ("encoder", "pattern"),
+        "did you mean 'mlp'",
+    ),
+    (
+        {"encoder": {"pattern": "cross"}, "pattern": "cross+mlp", "objective": "prefix"},
+        ("encoder", "pattern"),
+        "reads a source",
+    ),
+    (
+        {
+            "encoder": ENCODER,
+            "pattern": "attention+cross+mlp",
+            "objective": "prefix",
+            "branches": BIDIRECTIONAL,
+        },
+        ("branches", "attention"),
+        "looks ahead",
+    ),
+    (
+        {"branches": BIDIRECTIONAL, "objective": "masked", "head": {"binary": True}},
+        ("head", "binary"),
+        "false with the objective masked",
+    ),
+    ({"head": {"tranform": "gelu"}}, ("head", "tranform"), "did you mean 'transform'"),
+    ({"generator": {"fraction": 0.5}}, ("generator",), "replaced_token"),
 ]
 
 
@@ -85,6 +125,19 @@ BAD_AT_SHAPE = [
         ("branches", "mamba2", "head_width"),
     ),
     ({"pattern": "mlp mlp mlp", "branches": {}}, ("n_layers",)),
+    (
+        {
+            "encoder": {"pattern": "attention", "branches": {"attention": {"n_heads": 5}}},
+            "pattern": "cross+mlp",
+            "objective": "prefix",
+        },
+        ("encoder", "branches", "attention", "n_heads"),
+    ),
+    (
+        {"encoder": ENCODER, "pattern": "cross+mlp cross", "objective": "prefix"}
+        | {"branches": {"cross": {"head_width": 5}}},
+        ("branches", "cross", "head_width"),
+    ),
 ]
 
 
@@ -100,6 +153,14 @@ def test_layers_that_do_not_tile_name_their_neighbours() -> None:
     recipe = Recipe.from_dict({"pattern": "mlp mlp mlp"})
     with pytest.raises(RecipeError, match="3 or 6"):
         recipe.at(width=32, n_layers=4, vocab_size=8)
+
+
+def test_too_few_sentinels_for_a_sequence() -> None:
+    given = GOOD | {"objective": {"type": "span_corruption", "sentinels": 10}}
+    config = Recipe.from_dict(given).at(width=32, n_layers=1, vocab_size=100)
+    cost(config, 128)
+    with pytest.raises(RecipeError, match="at least 27, for the spans of 512 tokens"):
+        cost(config, 512)
 
 
 def test_sequence_longer_than_learned_positions() -> None:

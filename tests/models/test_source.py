@@ -196,3 +196,29 @@ def test_encoder_decoders_are_counted_over_both_sequences(zoo: Any) -> None:
     mixing = sum(use.branch.mixing_flops(source) for use in encoder.uses())
     assert deeper.matmul - once.matmul == pytest.approx(matmul * source / 100)
     assert deeper.mixing - once.mixing == pytest.approx(mixing / 100)
+
+
+@pytest.mark.parametrize("span", ["global", "monotonic", "predictive"])
+@pytest.mark.parametrize("score", ["dot", "general", "concat"])
+def test_every_kind_of_luongs_attention_decodes_and_keeps_documents_apart(
+    zoo: Any, score: str, span: str
+) -> None:
+    given = zoo.recipe_dict("luong")
+    given["branches"]["luong"] = {"score": score, "span": span, "reach": 2}
+    model = zoo.randomized(Recipe.from_dict(given).at(width=16, n_layers=1, vocab_size=64))
+    sources, targets = zoo.tokens(1, 5, 1), zoo.tokens(1, 7, 2)
+    cache = model.new_cache()
+    steps = [
+        model.run(sources, decoder_tokens=targets[:, t : t + 1], cache=cache).logits
+        for t in range(7)
+    ]
+    whole = model(sources, decoder_tokens=targets)
+    torch.testing.assert_close(torch.cat(steps, 1), whole, rtol=1e-9, atol=1e-9)
+    twice = [torch.cat([x, x], 1) for x in (sources, targets)]
+    segments = [torch.tensor([[0] * n + [1] * n]) for n in (5, 7)]
+    places = [torch.arange(n).repeat(2)[None] for n in (5, 7)]
+    packed = model(
+        twice[0], segments[0], places[0],
+        decoder_tokens=twice[1], decoder_segments=segments[1], decoder_positions=places[1],
+    )  # fmt: skip
+    torch.testing.assert_close(packed, torch.cat([whole, whole], 1), rtol=1e-9, atol=1e-9)
