@@ -16,11 +16,15 @@ class _Failure(Generic[T]):
 
 
 def prefetch(make: Callable[[int], T], steps: range, ahead: int = 2) -> Iterator[T]:
-    """Yield `make(step)` for each step, computed up to `ahead` of them early in another thread.
+    """Yield `make(step)` for each step, computed up to `ahead` of them early in another thread (0:
+    when it is asked for).
 
     `make` may also move the batch (pin it, copy it to a device). An error in it is raised where its
     batch would have come. Closing the iterator ends the thread.
     """
+    if ahead == 0:
+        yield from map(make, steps)
+        return
     queue: Queue[T | _Failure[T]] = Queue(maxsize=ahead)
     stopped = Event()
 

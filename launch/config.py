@@ -38,6 +38,11 @@ class DataConfig(Section):
         None, description="held-out tokens per evaluation; null: all"
     )
     separate_documents: bool = False
+    packing: Literal["concatenate", "best-fit"] = Field(
+        "concatenate",
+        description="the plain stream, or whole documents kept apart (data/packing.py)",
+        exclude_if=lambda given: given == "concatenate",
+    )
     unique_tokens: PositiveInt | None = Field(
         None,
         description="training tokens that may be seen, a random sample; null: all",
@@ -234,10 +239,14 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _rows_are_whole(self) -> Self:
-        if self.data.separate_documents and self.objective not in ROW_BY_ROW:
+        data = self.data
+        if self.objective not in ROW_BY_ROW and (
+            data.separate_documents or data.packing != "concatenate"
+        ):
             raise ValueError(
-                f"data.separate_documents is true with the objective {self.objective}; "
-                "allowed: false, since it hides and cuts whole rows"
+                f"data.separate_documents is {data.separate_documents} and data.packing "
+                f"{data.packing} with the objective {self.objective}; allowed: False and "
+                "concatenate, since it hides and cuts whole rows"
             )
         return self
 

@@ -3,21 +3,17 @@
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from data import objectives
-from data.batch import Batch
 from data.loader import Objective as Transform
 from data.store import TokenStore
 from models import ModelConfig
 from models.model import Model
 from models.residual import Layer
 from models.training import losses
-
-Fed = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
 class Losses(NamedTuple):
@@ -123,20 +119,3 @@ def recompute_layers(model: Model) -> None:
     for layer in layers:
         forward = partial(checkpoint, layer.forward, use_reentrant=False)
         layer.forward = forward
-
-
-def feed(batch: Batch, rows: slice, device: torch.device) -> Fed:
-    """Rows of a batch as tensors: views on a CPU, copies that do not wait on a GPU."""
-
-    def tensor(array_BT: np.ndarray) -> Tensor:
-        host = torch.from_numpy(array_BT[rows])
-        return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)
-
-    return (
-        tensor(batch.tokens_BT),
-        tensor(batch.targets_BT),
-        tensor(batch.weights_BT),
-        None if batch.segments_BT is None else tensor(batch.segments_BT),
-        None if batch.positions_BT is None else tensor(batch.positions_BT),
-        None if batch.sources_BS is None else tensor(batch.sources_BS),
-    )

@@ -7,7 +7,7 @@ What a run does is a function of its RunConfig and its ranks alone.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,17 +15,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from data.loader import Loader
-from data.store import TokenStore
+from data.batch import Batch
 from launch import device, schedule
 from launch.checkpoint import Checkpoints
 from launch.config import RunConfig
 from launch.engine import Engine, prepare
 from launch.journal import End
-from launch.objective import Objective, feed, recompute_layers, transform
+from launch.objective import Objective, recompute_layers
 from launch.optimizer import build_optimizer
 from launch.parallel import shares, spread_experts
 from launch.ranks import Ranks
+from launch.reading import Reader, feed
 from launch.record import Recorder
 from launch.spikes import Spikes
 from models import ModelConfig, build
@@ -78,26 +78,9 @@ class Run:
         self, config: RunConfig, folder: Path, ranks: Ranks, alive: Callable[[int], None]
     ) -> None:
         self.config, self.ranks, self.alive = config, ranks, alive
-        data, settings = config.data, config.train
+        settings = config.train
         shape = ModelConfig.from_dict(config.model)
-        heldout, stored = TokenStore.open(data.heldout), TokenStore.open(data.train)
-        self.heldout = Loader.heldout(
-            heldout,
-            data.sequence_length,
-            data.batch_size,
-            data.eval_tokens,
-            data.separate_documents,
-            transform(shape, heldout, seed=0),
-        )
-        self.loader = Loader(
-            stored,
-            data.sequence_length,
-            data.batch_size,
-            data.seed,
-            transform(shape, stored, data.seed),
-            separate_documents=data.separate_documents,
-            unique_tokens=data.unique_tokens,
-        )
+        self.reader = Reader(config, shape, ranks)
         expert_group = prepare(config.parallel.expert_parallel)
         with ranks.device:
             model = build(shape)
@@ -123,6 +106,7 @@ class Run:
         self.evaluated = {
             settings.steps * (i + 1) // settings.evaluations for i in range(settings.evaluations)
         }
+        self.batches: Generator[Batch] = self.reader.batches(0)
         self.pending: Step | None = None
         self.train_seconds = 0.0
 
@@ -130,6 +114,7 @@ class Run:
         resumed = self.checkpoints.restore(self.engine.state, print)
         self.recorder.begin(resumed, self.engine.stage)
         step = resumed or 0
+        self.batches = self.reader.batches(step)
         while True:
             self.alive(step)
             if step != resumed:
@@ -155,7 +140,7 @@ class Run:
     def _step(self, step: int) -> Step:
         start = time.perf_counter()
         config, ranks = self.config, self.ranks
-        batch = self.loader.batch(step, ranks.rank, ranks.world)
+        batch = next(self.batches)
         [weight] = ranks.sum(float(batch.weights_BT.sum()))
         factor = schedule.factor(config.train.schedule, step, config.train.steps)
         micro, nats, spike = config.rank_micro_batch, 0.0, None
@@ -184,14 +169,14 @@ class Run:
         self._log_pending()
         self.objective.eval()
         nats = weight = 0.0
-        for batch in self.heldout.batches(self.ranks.rank, self.ranks.world):
+        for batch in self.reader.heldout.batches(self.ranks.rank, self.ranks.world):
             losses = self.engine(*feed(batch, slice(None), self.ranks.device))
             nats += losses.nats.item()
             weight += float(batch.weights_BT.sum())
             self.alive(step)
         self.objective.train()
         nats, weight = self.ranks.sum(nats, weight)
-        self.recorder.evaluation(step, nats / weight, self.heldout.store)
+        self.recorder.evaluation(step, nats / weight, self.reader.heldout.store)
 
     def _checkpoint_due(self, step: int) -> bool:
         settings = self.config.train
@@ -255,6 +240,7 @@ class Run:
         return self.recorder.end(step, status, reason, self.train_seconds)
 
     def close(self) -> None:
+        self.batches.close()
         self.checkpoints.close()
         self.recorder.close()
         self.engine.close()

@@ -41,6 +41,16 @@ class TrainSettings(Strict):
     """What every run of the study shares."""
 
     sequence_length: Annotated[int, Field(ge=2)] = 128
+    separate_documents: bool = Field(
+        default=False,
+        description="hide packed documents from each other",
+        exclude_if=lambda given: not given,
+    )
+    packing: Literal["concatenate", "best-fit"] = Field(
+        default="concatenate",
+        description="the plain stream, or whole documents kept apart",
+        exclude_if=lambda given: given == "concatenate",
+    )
     dtype: Literal["fp32", "bf16"] = "fp32"
     schedule: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"] = "cosine"
     final_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05

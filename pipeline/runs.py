@@ -64,6 +64,8 @@ def _run(study: Study, tokens: Tokens, variant: Variant, point: Point) -> RunCon
             batch_size=batch,
             seed=point.seed,
             eval_tokens=settings.eval_tokens,
+            separate_documents=settings.separate_documents,
+            packing=settings.packing,
             unique_tokens=point.unique_tokens,
         ),
         train=TrainConfig(

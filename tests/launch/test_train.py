@@ -75,6 +75,19 @@ def test_recomputed_activations_change_nothing(run_config: Make, ranks: Ranks, t
     assert curve(kept) == curve(again)
 
 
+@pytest.mark.parametrize(
+    "packing", [{"data__packing": "best-fit"}, {"data__separate_documents": True}]
+)
+def test_documents_kept_apart_are_learned_from(
+    run_config: Make, ranks: Ranks, tmp_path: Path, packing: dict[str, object]
+):
+    config = run_config("hybrid", train__steps=20, **packing)
+    assert config.fingerprint() != run_config("hybrid", train__steps=20).fingerprint()
+    train(config, tmp_path, ranks)
+    run = read_run(tmp_path)
+    assert run.evals[-1].loss < run.points[0].loss - 0.3
+
+
 def test_a_full_disk_leaves_the_checkpoint_before_it_whole(
     run_config: Make, ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

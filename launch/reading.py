@@ -1,0 +1,73 @@
+"""What a run reads: this rank's batches by step, and the held-out ones."""
+
+from collections.abc import Generator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.batch import Batch
+from data.heldout import Heldout
+from data.loader import Loader
+from data.prefetch import prefetch
+from data.store import TokenStore
+from launch.config import RunConfig
+from launch.objective import transform
+from launch.ranks import Ranks
+from models import ModelConfig
+
+Fed = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+
+
+class Reader:
+    """Training and held-out batches, as the objective of the model's recipe wants them."""
+
+    def __init__(self, config: RunConfig, model: ModelConfig, ranks: Ranks) -> None:
+        data = config.data
+        self._steps, self._ranks = config.train.steps, ranks
+        stored, heldout = TokenStore.open(data.train), TokenStore.open(data.heldout)
+        self._loader = Loader(
+            stored,
+            data.sequence_length,
+            data.batch_size,
+            data.seed,
+            transform(model, stored, data.seed),
+            separate_documents=data.separate_documents,
+            packing=data.packing,
+            unique_tokens=data.unique_tokens,
+        )
+        self.heldout = Heldout(
+            heldout,
+            data.sequence_length,
+            data.batch_size,
+            data.eval_tokens,
+            data.separate_documents or data.packing == "best-fit",
+            transform(model, heldout, seed=0),
+        )
+
+    def batches(self, first: int) -> Generator[Batch]:
+        """Those of the steps from `first` on. While a GPU computes, a thread makes the next ones; a
+        CPU would only compute less meanwhile."""
+
+        def batch(step: int) -> Batch:
+            return self._loader.batch(step, self._ranks.rank, self._ranks.world)
+
+        ahead = 2 if self._ranks.device.type == "cuda" else 0
+        yield from prefetch(batch, range(first, self._steps), ahead)
+
+
+def feed(batch: Batch, rows: slice, device: torch.device) -> Fed:
+    """Rows of a batch as tensors: views on a CPU, copies that do not wait on a GPU."""
+
+    def tensor(array_BT: np.ndarray) -> Tensor:
+        host = torch.from_numpy(array_BT[rows])
+        return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)
+
+    return (
+        tensor(batch.tokens_BT),
+        tensor(batch.targets_BT),
+        tensor(batch.weights_BT),
+        None if batch.segments_BT is None else tensor(batch.segments_BT),
+        None if batch.positions_BT is None else tensor(batch.positions_BT),
+        None if batch.sources_BS is None else tensor(batch.sources_BS),
+    )
