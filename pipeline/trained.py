@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from data.tokenizer import END_OF_DOCUMENT
 from pipeline.errors import StudyError, nearest
 
 STUDIES = Path("studies")
+HIDDEN = re.compile("⟨([0-9]+)⟩")
 
 
 def find_run(name: str) -> Path:
@@ -53,40 +56,80 @@ def export_hf(run: Path, target: Path) -> str:
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StudyError(f"DIR: given {target}, which is not empty; allowed: a new or empty folder")
+    from tokenizers import Tokenizer
+
     from launch.export import load_model
     from models.convert import to_hf
     from models.convert.tokenizer import save_tokenizer
 
-    hf_model = to_hf(load_model(run))
+    hf_model, tokenizer = to_hf(load_model(run)), tokenizer_of(run)
+    if hf_model.config.is_encoder_decoder:
+        start = Tokenizer.from_file(str(tokenizer)).token_to_id(END_OF_DOCUMENT)
+        hf_model.config.decoder_start_token_id = start
+        hf_model.generation_config.decoder_start_token_id = start
     hf_model.save_pretrained(target)
-    save_tokenizer(tokenizer_of(run), target, END_OF_DOCUMENT)
+    save_tokenizer(tokenizer, target, END_OF_DOCUMENT)
     return type(hf_model).__name__
 
 
 def generate(run: Path, prompt: str, count: int, temperature: float, seed: int) -> Iterator[str]:
-    """Text that a run's model goes on with, piece by piece; greedy at temperature 0."""
+    """Text that a run's model makes of a prompt, piece by piece; greedy at temperature 0.
+
+    A decoder goes on with the prompt; an encoder-decoder reads it and answers. What an objective
+    hides is written ⟨0⟩, ⟨1⟩ and so on, in the prompt and in the text.
+
+    Raises:
+        StudyError: the prompt holds nothing, or the model is one that does not generate.
+    """
     import torch
     from tokenizers import Tokenizer
 
     from launch.export import load_model
+    from models.generate import generate as tokens_from
 
     model, tokenizer = load_model(run), Tokenizer.from_file(str(tokenizer_of(run)))
-    generator = torch.Generator().manual_seed(seed)
-    ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids
+    alphabet = Alphabet(tokenizer, model.config.vocab_size)
+    ids = alphabet.encode(prompt)
     if not ids:
         raise StudyError("--prompt: given nothing, allowed: at least one token of text")
-    cache, fresh, shown = model.new_cache(), ids, tokenizer.decode(ids)
-    with torch.no_grad():
-        for _ in range(count):
-            logits_V = model.run(torch.tensor([fresh]), cache=cache).logits[0, -1]
-            fresh = [_choose(logits_V, temperature, generator)]
-            ids = [*ids, *fresh]
-            text = tokenizer.decode(ids)
+    start = tokenizer.token_to_id(END_OF_DOCUMENT) or 0
+    generator = torch.Generator().manual_seed(seed)
+    found = tokens_from(model, ids, start=start, temperature=temperature, generator=generator)
+    kept = [] if model.encoder is not None else ids
+    shown = alphabet.decode(kept)
+    try:
+        for fresh in islice(found, count):
+            kept = [*kept, fresh]
+            text = alphabet.decode(kept)
             yield text[len(shown) :]
             shown = text
+    except ValueError as error:
+        raise StudyError(f"RUN: given {run}: {error}") from None
 
 
-def _choose(logits_V: Any, temperature: float, generator: Any) -> int:
-    if temperature == 0:
-        return int(logits_V.argmax())
-    return int((logits_V / temperature).softmax(-1).multinomial(1, generator=generator))
+class Alphabet:
+    """A tokenizer, and ⟨n⟩ for the n-th id from the end of a model's larger vocabulary."""
+
+    def __init__(self, tokenizer: Any, vocab_size: int) -> None:
+        self.tokenizer, self.last = tokenizer, vocab_size - 1
+        self.n_own = tokenizer.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text."""
+        ids: list[int] = []
+        for i, part in enumerate(HIDDEN.split(text)):
+            if i % 2:
+                ids.append(self.last - int(part))
+            else:
+                ids += self.tokenizer.encode(part, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids."""
+        runs = groupby(ids, key=lambda token: token < self.n_own)
+        return "".join(
+            self.tokenizer.decode(list(run))
+            if is_own
+            else "".join(f"⟨{self.last - token}⟩" for token in run)
+            for is_own, run in runs
+        )

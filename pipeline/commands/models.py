@@ -57,7 +57,7 @@ def export(
     ] = "hf",
     debug: DebugOption = False,
 ) -> None:
-    """A run's model and tokenizer for others: safetensors that AutoModelForCausalLM loads."""
+    """A run's model and tokenizer for others: safetensors that transformers' Auto classes load."""
     from pipeline.trained import export_hf, find_run
 
     console().print(f"{folder}: a {export_hf(find_run(run), folder)}, with its tokenizer")
@@ -66,7 +66,9 @@ def export(
 @app.command(epilog="Example: isoflop generate dense-1e12-60k-s0 --prompt 'def main('")
 def generate(
     run: RunArgument,
-    prompt: Annotated[str, typer.Option("--prompt", help="Text to go on from.")],
+    prompt: Annotated[
+        str, typer.Option("--prompt", help="Text to go on from, or an encoder's source.")
+    ],
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="How many to add.")] = 64,
     temperature: Annotated[float, typer.Option("--temperature", min=0, help="0: greedy.")] = 0.0,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
