@@ -1,16 +1,16 @@
 """What the tracking store has already: a small file beside each thing that was sent.
 
-By these a rerun knows, without importing MLflow, that it owes nothing. Losing one costs a replay.
+By these a rerun knows, without importing MLflow, that it owes nothing. Losing one costs a replay,
+so they are not waited for until the disk has them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
-
-from pipeline.atomic import write_text
 
 FILE = "mlflow.json"
 
@@ -57,9 +57,11 @@ class SentStudy:
 def _read(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / FILE).read_bytes()))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return {}
 
 
 def _write(folder: Path, sent: SentRun | SentStudy) -> None:
-    write_text(folder / FILE, json.dumps(asdict(sent)) + "\n")
+    draft = folder / f".{FILE}.{os.getpid()}"
+    draft.write_text(json.dumps(asdict(sent)) + "\n")
+    draft.replace(folder / FILE)

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import posixpath
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from pipeline.run_facts import final_samples, params, tags
 from pipeline.sent import SentRun, SentStudy
 from pipeline.store import ENVIRONMENT, database_file, default_uri, is_server
 
-METRICS_PER_BATCH = 1000  # MLflow takes no more at once
+LONGEST_NAME = 250
 STATUS = {
     "running": "RUNNING",
     "finished": "FINISHED",
@@ -72,11 +73,15 @@ class Tracker:
         update = owed(run, sent)
         if update.sent == sent:
             return
-        if not sent.run_id:
-            update.sent = replace(update.sent, run_id=self._create_run(config, update.started))
+        facts: Mapping[str, str] = {}
+        if not sent.offset:  # nothing was sent before, or nobody knows how much
+            run_id = sent.run_id or self._create_run(config, update)
+            update.sent = replace(update.sent, run_id=run_id)
+            self._log_files(run_id, config)
+            facts = params(config)
         if update.ended:
             update.samples += final_samples(config, update.ended)
-        self._send(update)
+        self._send(update, facts)
         update.sent.write(run)
 
     def log(self, record: Record) -> None:
@@ -188,13 +193,10 @@ class Tracker:
         found = self._search(f"tags.run = '{name}' and tags.fingerprint = '{fingerprint}'")
         return next((str(run.info.run_id) for run in found), "")
 
-    def _create_run(self, config: RunConfig, started: int | None) -> str:
-        run = self.client.create_run(self.experiment_id, started, tags(config), config.name)
-        run_id = str(run.info.run_id)
-        self._batch(run_id, params=params(config))
-        self._log_datasets(run_id, config)
-        self.client.log_text(run_id, config.model_dump_json(indent=1), "config.json")
-        return run_id
+    def _create_run(self, config: RunConfig, update: Owed) -> str:
+        about, update.tags = tags(config) | update.tags, {}
+        run = self.client.create_run(self.experiment_id, update.started, about, config.name)
+        return str(run.info.run_id)
 
     def _create_record(self, record: Record) -> str:
         about = {"kind": record.kind, "run": record.name, "fingerprint": record.fingerprint}
@@ -212,33 +214,40 @@ class Tracker:
                 sample = Sample("log10_loss_minus_E", math.log10(excess), now, 0)
                 self._batch(run.info.run_id, [sample])
 
-    def _log_datasets(self, run_id: str, config: RunConfig) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
+    def _log_files(self, run_id: str, config: RunConfig) -> None:
+        """What the run trains and is judged on, and its configuration."""
+        from mlflow.data.dataset_source_registry import get_dataset_source_from_json
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.entities import DatasetInput, InputTag
 
-        def entry(path: Path, context: str) -> Any:
-            source = json.dumps({"uri": str(path)})
-            dataset = Dataset(path.parent.name, config.data.fingerprint[:36], "local", source)
-            return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+        digest = config.data.fingerprint[:36]
+        stores = {"training": config.data.train, "evaluation": config.data.heldout}
+        inputs = []
+        for context, path in stores.items():
+            source = get_dataset_source_from_json(json.dumps({"uri": str(path)}), "local")
+            name = "/".join(path.parts[-2:])  # of one name and digest MLflow makes one data set
+            dataset = MetaDataset(source, name, digest)
+            tag = InputTag("mlflow.data.context", context)
+            inputs.append(DatasetInput(dataset._to_mlflow_entity(), [tag]))
+        self.client.log_inputs(run_id, inputs)
+        self.client.log_text(run_id, config.model_dump_json(indent=1), "config.json")
 
-        entries = [entry(config.data.train, "training"), entry(config.data.heldout, "evaluation")]
-        self.client.log_inputs(run_id, entries)
-
-    def _send(self, update: Owed) -> None:
+    def _send(self, update: Owed, facts: Mapping[str, str]) -> None:
         """A run that someone deleted in MLflow stays deleted, and is owed nothing."""
         from mlflow.exceptions import MlflowException
 
         try:
-            self._send_to_active(update)
+            self._send_to_active(update, facts)
         except MlflowException:
             if self.client.get_run(update.sent.run_id).info.lifecycle_stage != "deleted":
                 raise
 
-    def _send_to_active(self, update: Owed) -> None:
+    def _send_to_active(self, update: Owed, facts: Mapping[str, str]) -> None:
         run_id = update.sent.run_id
-        self._batch(run_id, update.samples, tags=update.tags)
+        self._batch(run_id, update.samples, facts, update.tags)
         if update.ended:
             self.client.set_terminated(run_id, STATUS[update.status], update.ended.time)
-        else:
+        elif update.tags:  # another attempt
             self.client.update_run(run_id, status=STATUS[update.status])
 
     def _batch(
@@ -251,17 +260,26 @@ class Tracker:
         """Log these in as few requests as MLflow allows; what is there already is not doubled."""
         from mlflow.entities import Metric, Param, RunTag
 
-        metrics = [Metric(_metric_name(key), *rest) for key, *rest in samples]
+        from pipeline import bulk
+
+        named = [sample._replace(key=_metric_name(sample.key)) for sample in samples]
+        if bulk.takes(self._engine):
+            bulk.insert(self._engine, run_id, named, params)
+            named, params = [], {}
         self.client.log_batch(
             run_id,
-            metrics[:METRICS_PER_BATCH],
+            [Metric(*sample) for sample in named],
             [Param(key, value) for key, value in params.items()],
             [RunTag(key, value) for key, value in tags.items()],
         )
-        for start in range(METRICS_PER_BATCH, len(metrics), METRICS_PER_BATCH):
-            self.client.log_batch(run_id, metrics[start : start + METRICS_PER_BATCH])
+
+    @property
+    def _engine(self) -> Any:
+        """That of the database, if the store is one."""
+        return getattr(self.client._tracking_client.store, "engine", None)
 
 
 def _metric_name(key: str) -> str:
-    """MLflow takes letters, digits and ``_-. :/`` alone."""
-    return re.sub(r"[^\w\-. :/]", "_", key)
+    """MLflow takes letters, digits and ``_-. :/`` alone, and no path that could be shorter."""
+    name = posixpath.normpath(re.sub(r"[^\w\-. :/]", "_", key)).lstrip("./")
+    return name[:LONGEST_NAME] or "_"

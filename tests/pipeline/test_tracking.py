@@ -6,14 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from launch.config import RunConfig
+from pipeline import bulk
 from pipeline.forwarder import Forwarder
+from pipeline.outbox import Owed, Sample
 from pipeline.record import Record
 from pipeline.sent import FILE, SentRun
 from pipeline.store import scrubbed
-from pipeline.tracking import Tracker
+from pipeline.tracking import LONGEST_NAME, Tracker, _metric_name
 
 Attempt = Callable[..., Path]
 
@@ -46,7 +51,75 @@ def test_a_run_is_there_in_full(tracker: Tracker, attempt: Attempt) -> None:
     assert run.data.params["params_compute"] == "700"
     assert run.data.params["learning_rate"] == "0.01"
     assert run.data.metrics["log10_tokens"] == pytest.approx(5.0103, abs=1e-4)
-    assert {entry.dataset.digest for entry in run.inputs.dataset_inputs} == {"f" * 36}
+    assert run.data.tags["mlflow.source.git.commit"] == run.data.tags["git_commit"]
+
+
+def test_the_corpus_is_a_dataset(tracker: Tracker, attempt: Attempt) -> None:
+    send(tracker, attempt())
+    inputs = only_run(tracker).inputs.dataset_inputs
+    found = {entry.tags[0].value: entry.dataset for entry in inputs}
+    assert set(found) == {"training", "evaluation"}
+    assert [found[key].name for key in sorted(found)] == ["stdlib/heldout", "stdlib/train"]
+    assert found["training"].digest == "f" * 36
+    source = mlflow.data.get_source(found["training"])
+    assert source.to_dict() == {"uri": "/cache/tokens/stdlib/train"}
+
+
+def test_curves_are_over_steps_tokens_and_flops(tracker: Tracker, attempt: Attempt) -> None:
+    send(tracker, attempt())
+    steps = [step for step, _ in curve(tracker, "loss")]
+    assert curve(tracker, "tokens") == [(step, step * 1024.0) for step in steps]
+    assert curve(tracker, "flops") == [(step, step * 1024 * 4200.0) for step in steps]
+    assert [step for step, _ in curve(tracker, "log10_flops")] == steps
+
+
+def test_a_database_gets_what_mlflow_itself_would_write(
+    tracker: Tracker, tmp_path: Path, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In portions whose steps are out of order, and twice."""
+    folder = attempt()
+
+    def rows(table: str) -> list[Any]:
+        with tracker._engine.connect() as database:
+            found = database.exec_driver_sql(f"select * from {table} order by key").mappings()
+            found = [dict(row) for row in found if row["run_uuid"] == run_id]
+        for row in found:
+            del row["run_uuid"]
+        return sorted(found, key=lambda row: [str(value) for value in row.values()])
+
+    written = []
+    for is_bulk in (True, False):
+        monkeypatch.setattr(bulk, "takes", lambda _, bulk=is_bulk: bulk)
+        run_id = tracker._create_run(RunConfig.read(folder / "config.json"), Owed(SentRun()))
+        samples = [Sample("loss", 1 / step, 1000 + step, step) for step in (3, 4, 1, 2, 4)]
+        samples += [Sample("best", value, 7, 0) for value in (0.5, 0.1)]
+        for part in (samples[:2], samples[2:], samples):
+            tracker._batch(run_id, part, {"seed": "0"})
+        written.append([rows(table) for table in ("metrics", "latest_metrics", "params")])
+    assert written[0] == written[1]
+    assert len(written[0][0]) == 6
+
+
+def test_a_run_that_was_only_begun_to_be_sent_gets_the_rest(
+    tracker: Tracker, attempt: Attempt
+) -> None:
+    folder = attempt()
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(Tracker, "_send", lambda *_: pytest.fail("connection lost", pytrace=False))
+        with pytest.raises(pytest.fail.Exception):
+            send(tracker, folder)
+    assert only_run(tracker).data.params == {}
+    send(tracker, folder)
+    assert only_run(tracker).data.params["params_compute"] == "700"
+
+
+@given(st.text(max_size=300))
+def test_names_are_within_the_rules_of_mlflow(name: str) -> None:
+    from mlflow.utils.validation import _validate_metric_name
+
+    _validate_metric_name(_metric_name(name))
+    assert len(_metric_name(name)) <= LONGEST_NAME
+    assert _metric_name("aux/loss@expert (3)//x") == "aux/loss_expert _3_/x"
 
 
 @pytest.mark.parametrize("forget", [True, False], ids=["state lost", "state kept"])
@@ -102,6 +175,7 @@ def test_a_settled_study_is_told_so_without_mlflow(
 import sys
 from pathlib import Path
 from pipeline.forwarder import Forwarder
+from pipeline.outbox import Owed, Sample
 from pipeline.tracking import Tracker
 tracker = Tracker({database!r}, Path({str(tmp_path)!r}), {tmp_path.name!r})
 assert tracker.has_run(Path({str(folder)!r}))
