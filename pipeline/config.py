@@ -60,6 +60,7 @@ class TrainSettings(Strict):
     )
     clip: Positive = 1.0
     z_loss: Annotated[float, Field(ge=0)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     log_points: Annotated[int, Field(ge=2, description="journal entries over a run")] = 100
     evaluations: Count = 4
     eval_tokens: Annotated[int, Field(ge=2)] | None = None

@@ -85,6 +85,7 @@ def _run(study: Study, tokens: Tokens, variant: Variant, point: Point) -> RunCon
                 final_fraction=settings.final_fraction,
             ),
             z_loss=settings.z_loss,
+            label_smoothing=settings.label_smoothing,
             log_every=max(1, steps // settings.log_points),
             evaluations=min(settings.evaluations, steps),
             checkpoint_every=settings.checkpoint_steps,

@@ -6,14 +6,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from analysis.study import analyze
 from models import ModelConfig, build, cost
-from pipeline.config import Study
+from models.costs import count
+from pipeline.config import CONFIGS, Study
 from pipeline.grids.base import short
 from pipeline.plan import Plan, Tokens
 from pipeline.planner import make_plan
 from pipeline.runs import row, run_flops, run_folder, run_tokens
+from pipeline.yaml_file import read_yaml
 
 TOKENS = Tokens(
     Path("/t/tokenizer.json"),
@@ -54,6 +57,30 @@ def test_every_budget_is_spent_exactly_by_distinct_sizes_on_both_sides_of_the_op
         assert (
             2 < runs["params"].max() / math.sqrt(runs["params"].max() * runs["params"].min()) < 4.5
         )
+
+
+def test_other_objectives_spend_the_same_budgets_on_the_texts_tokens():
+    """What a row of text becomes costs what it costs; D counts the text for all of them alike."""
+    names = ("llama", "bert", "electra", "t5", "transformer")
+    given = study().model_dump(mode="json")
+    given["architectures"] = {
+        name: {"recipe": read_yaml(CONFIGS / "models" / f"{name}.yaml").values} for name in names
+    }
+    given["grid"] |= {"budgets": [1e13], "sizes": 3}
+    given["train"] |= {"label_smoothing": 0.1, "schedule": "inverse_sqrt"}
+    for run in make_plan(Study.model_validate(given), TOKENS).runs:
+        model = ModelConfig.from_dict(run.model)
+        task = model.recipe.task
+        assert model.vocab_size == TOKENS.vocab_size + task.special
+        assert run_flops(run) == pytest.approx(1e13, rel=0.02)
+        assert run_tokens(run) == run.train.steps * run.data.batch_size * run.data.sequence_length
+        source, target = task.lengths(run.data.sequence_length)
+        with torch.device("meta"):
+            whole = count(build(model), run.data.sequence_length)[1]
+        assert run.cost.training_flops_per_token == 3 * whole.total
+        assert (source > 0) == (model.recipe.encoder is not None)
+        assert target <= run.data.sequence_length
+        assert run.train.label_smoothing == 0.1
 
 
 def test_cost_is_that_of_the_model_which_is_built(plan):
