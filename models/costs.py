@@ -115,7 +115,7 @@ class Cost:
 
 def cost(config: ModelConfig, sequence_length: int) -> Cost:
     """The cost of a config, without allocating its weights."""
-    return Cost(*_counted(_Key(config), sequence_length), sequence_length)
+    return Cost(*_counted(Key(config), sequence_length), sequence_length)
 
 
 def count(model: Model, sequence_length: int) -> tuple[Params, Flops]:
@@ -162,7 +162,7 @@ def _size(modules: Sequence[nn.Module]) -> int:
     return sum(held.values())
 
 
-class _Key:
+class Key:
     """A config hashed by what it says."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -172,10 +172,10 @@ class _Key:
         return hash(self.text)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and other.text == self.text
+        return isinstance(other, Key) and other.text == self.text
 
 
 @lru_cache(maxsize=4096)
-def _counted(key: _Key, sequence_length: int) -> tuple[Params, Flops]:
+def _counted(key: Key, sequence_length: int) -> tuple[Params, Flops]:
     with torch.device("meta"):
         return count(build(key.config), sequence_length)

@@ -7,6 +7,7 @@ what a cache holds after a number of tokens. Neither is written per model.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from models.assembly import build
 from models.context import Context
+from models.costs import Key
 from models.model import Model
 from models.recipe import ModelConfig
 from models.residual import Layer
@@ -66,12 +68,9 @@ def training_memory(
     Below float32 the optimizer also keeps float32 weights. With checkpointing a layer keeps its
     input, and one layer at a time all the rest.
     """
-    with torch.device("meta"):
-        model = build(config).to(dtype)
-        inputs = blank(model, batch_size, sequence_length)
-        activations = (_checkpointed if checkpointing else saved_bytes)(model, inputs)
-    experts = sum(p.numel() for p in model.parameters() if getattr(p, "expert", False))
-    others = sum(p.numel() for p in model.parameters()) - experts
+    others, experts, activations = _on_meta(
+        Key(config), batch_size, sequence_length, dtype, checkpointing
+    )
     wide = dtype.itemsize < MASTER_BYTES
     optimizer_bytes = MASTER_BYTES * (ADAM_STATES + wide)
 
@@ -86,6 +85,19 @@ def training_memory(
         optimizer=held(optimizer_bytes, 1),
         activations=activations,
     )
+
+
+@lru_cache(maxsize=64)
+def _on_meta(
+    key: Key, batch_size: int, sequence_length: int, dtype: torch.dtype, checkpointing: bool
+) -> tuple[int, int, int]:
+    """Parameters outside and inside of experts, and bytes of activations."""
+    with torch.device("meta"):
+        model = build(key.config).to(dtype)
+        inputs = blank(model, batch_size, sequence_length)
+        activations = (_checkpointed if checkpointing else saved_bytes)(model, inputs)
+    experts = sum(p.numel() for p in model.parameters() if getattr(p, "expert", False))
+    return sum(p.numel() for p in model.parameters()) - experts, experts, activations
 
 
 def decoding_state(config: ModelConfig, length: int = 64) -> State:

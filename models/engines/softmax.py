@@ -201,6 +201,9 @@ def _sdpa(
     is_fused = short == 0 and (seen is None or not seen.requires_grad)
     if q_BTHK.device.type == "meta" and is_fused:
         return _sdpa_on_meta(q_BTHK, k_BSGK, v_BSGV, seen, scale, causal)
+    learned = seen is not None and seen.requires_grad  # which no fused kernel takes
+    if q_BTHK.is_meta and not short and not learned:
+        return _shape_of_fused(q_BTHK, k_BSGK, v_BSGV, seen, scale, causal)
     y_BHTV: Tensor = F.scaled_dot_product_attention(
         q_BTHK.transpose(1, 2),
         k_BSGK.transpose(1, 2),
@@ -210,6 +213,23 @@ def _sdpa(
         scale=scale,
         enable_gqa=q_BTHK.shape[2] != k_BSGK.shape[2],
     )
+    return y_BHTV.transpose(1, 2)
+
+
+def _shape_of_fused(
+    q_BTHK: Tensor,
+    k_BSGK: Tensor,
+    v_BSGV: Tensor,
+    seen: Tensor | None,
+    scale: float,
+    causal: bool,
+) -> Tensor:
+    """The fused kernel that a real device runs, by name: on meta torch would take the form that
+    writes all scores out, and `models.memory` would count them."""
+    q, k, v = (x.transpose(1, 2) for x in (q_BTHK, k_BSGK, v_BSGV))
+    mask = seen.to(q.dtype) if seen is not None and seen.dtype is torch.bool else seen
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    y_BHTV: Tensor = fused(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)[0]
     return y_BHTV.transpose(1, 2)
 
 
