@@ -19,6 +19,7 @@ from models.costs import Key
 from models.model import Model
 from models.recipe import ModelConfig
 from models.residual import Layer
+from models.sight import looking_ahead
 from models.training import blank, losses
 
 ADAM_STATES = 2
@@ -102,7 +103,9 @@ def _on_meta(
 
 def decoding_state(config: ModelConfig, length: int = 64) -> State:
     """The cache's growth between `length` and twice `length` tokens, of an encoder-decoder also
-    those of the source."""
+    those of the source; nothing where a position sees later ones."""
+    if looking_ahead(config.recipe):
+        return State(0, 0.0)
     with torch.device("meta"), torch.no_grad():
         model = build(config)
         once, twice = (_held(model, length, n) for n in (length, 2 * length))

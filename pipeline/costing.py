@@ -70,7 +70,7 @@ def _memory(model: ModelConfig, sequence_length: int, ranks: int) -> dict[str, A
         "training_bytes_by_zero_stage": {
             stage: asdict(memory) | {"total": memory.total} for stage, memory in stages.items()
         },
-        "state_bytes": {"fixed": 2 * state.fixed, "per_token": 2 * state.per_token},
+        "state_bytes": {name: 2 * count for name, count in asdict(state).items()},
     }
 
 

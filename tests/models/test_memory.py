@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models import build, cost
-from models.memory import decoding_state, saved_bytes, training_memory
+from models.memory import State, decoding_state, saved_bytes, training_memory
 from models.training import blank
 
 
@@ -78,3 +78,4 @@ def test_a_decoder_keeps_the_source_once(zoo: Any) -> None:
     state = decoding_state(config)
     assert state.per_token == state.per_source_token == 2 * 64 * config.n_layers
     assert state.fixed == 0
+    assert decoding_state(zoo.small("bert")) == State(0, 0.0)
