@@ -23,6 +23,7 @@ from launch.ranks import Place
 from launch.watchdog import blame
 from launch.worker import STOP_FILE, Worker
 
+RANK = ray.remote(Worker)
 SOUND: tuple[Status, ...] = ("finished", "diverged", "cancelled", "preempted")
 
 
@@ -70,7 +71,7 @@ class Gang:
             ),
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(int(bundle["CPU"]))}},
         }
-        return ray.remote(Worker).options(**options).remote(get_node_ip_address)
+        return RANK.options(**options).remote(get_node_ip_address)
 
     @property
     def is_placed(self) -> bool:
@@ -156,8 +157,14 @@ def _problem_of_any(calls: Sequence[Any]) -> str | None:
 
 def wait_any(gangs: Sequence[Gang], timeout: float) -> list[tuple[Gang, Outcome]]:
     """Those whose run has ended, after at most `timeout` seconds."""
-    runs = [run for gang in gangs for run in gang._runs]
-    if runs:
-        ray.wait(runs, num_returns=1, timeout=timeout)
-    ended = ((gang, gang.outcome()) for gang in gangs)
-    return [(gang, outcome) for gang, outcome in ended if outcome]
+    ended = _ended(gangs)
+    if not ended and (runs := [run for gang in gangs for run in gang._runs]):
+        _, going = ray.wait(runs, num_returns=len(runs), timeout=0)
+        ray.wait(going, num_returns=1, timeout=timeout)
+        ended = _ended(gangs)
+    return ended
+
+
+def _ended(gangs: Sequence[Gang]) -> list[tuple[Gang, Outcome]]:
+    outcomes = ((gang, gang.outcome()) for gang in gangs)
+    return [(gang, outcome) for gang, outcome in outcomes if outcome]

@@ -10,9 +10,10 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Positive = Annotated[float, Field(gt=0)]
+from pipeline.strict import Name, Positive, Strict
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -25,8 +26,7 @@ class Hyperparameters:
     warmup_fraction: float
 
 
-class _Rule(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+class _Rule(Strict):
     warmup_fraction: Share = 0.1
     max_learning_rate: Positive = 0.1
     min_batch_tokens: Positive = 1.0
@@ -85,10 +85,9 @@ class ConstantRule(_Rule):
         return self._decide(self.learning_rate, self.batch_tokens)
 
 
-class PowerLaw(BaseModel):
+class PowerLaw(Strict):
     """k · params^p · tokens^q."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
     k: Positive
     p: float = 0.0
     q: float = 0.0
@@ -104,7 +103,7 @@ class MeasuredRule(_Rule):
     """
 
     name: Literal["measured"]
-    study: str
+    study: Name
     learning_rate: PowerLaw
     batch_tokens: PowerLaw
 

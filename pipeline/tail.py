@@ -16,7 +16,10 @@ LARGEST = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The last value of everything; ``loss`` and ``bits_per_byte`` are of held-out tokens."""
+    """The last value of everything; ``loss`` and ``bits_per_byte`` are of held-out tokens.
+
+    A run that a driver has claimed and that has not begun is "queued".
+    """
 
     status: Status = "planned"
     attempts: int = 0
@@ -67,11 +70,12 @@ def _tail(found: dict[str, dict[str, Any]]) -> Tail:
     if not found:
         return Tail()
     last, step, score = found[""], found.get("step", {}), found.get("eval", {})
-    end = last if last["kind"] == "end" else {}
+    end, start = last if last["kind"] == "end" else {}, found.get("start", {})
+    steps = [record.get("step") or 0 for record in (step, score, last)]
     return Tail(
-        status=end.get("status", "running"),
+        status=end.get("status", "running" if last["attempt"] else "queued"),
         attempts=last["attempt"],
-        step=max(record.get("step") or 0 for record in (step, score, last)),
+        step=max(*steps, start.get("resumed_from") or 0),
         loss=score.get("loss"),
         bits_per_byte=score.get("bits_per_byte"),
         train_loss=step.get("loss"),
