@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE = "cluster.json"
 TOKEN = "token"
 START_SECONDS = 90.0
-STOP_SECONDS = 15.0
+STOP_SECONDS = 5.0
 
 
 class LocalClusterError(ValueError):

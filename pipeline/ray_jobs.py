@@ -102,4 +102,5 @@ def _job(info: JobInfo) -> Job | None:
     if (submission := Submission.of(info.metadata)) is None:
         return None
     note = info.message.strip().splitlines()
-    return Job(submission, STATES[info.status], note[-1] if note else "", info.began)
+    told = note[-1] if note and info.status == "FAILED" else ""
+    return Job(submission, STATES[info.status], told, info.began)
