@@ -160,7 +160,8 @@ def wait_any(gangs: Sequence[Gang], timeout: float) -> list[tuple[Gang, Outcome]
     ended = _ended(gangs)
     if not ended and (runs := [run for gang in gangs for run in gang._runs]):
         _, going = ray.wait(runs, num_returns=len(runs), timeout=0)
-        ray.wait(going, num_returns=1, timeout=timeout)
+        if going:
+            ray.wait(going, num_returns=1, timeout=timeout)
         ended = _ended(gangs)
     return ended
 
