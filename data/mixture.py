@@ -1,15 +1,19 @@
 """Weighted mixtures of token stores: which source each sample comes from, computed from its
 number."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from data.errors import DataError
+from data.files import sha256, write_atomic
 from data.order import Indices
 from data.store import TokenStore
 
+FILE = "mixture.json"
 UNIT = 20  # shares are multiples of 2**-20
 
 
@@ -32,6 +36,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Mixture:
+    """Parts of one vocabulary; a single store is a mixture of one part."""
+
     parts: tuple[Part, ...]
 
     def __post_init__(self) -> None:
@@ -39,6 +45,62 @@ class Mixture:
         if len(kinds) != 1:
             names = ", ".join(f"{part.name} ({part.store.vocab_size})" for part in self.parts)
             raise DataError(f"the parts of a mixture need one vocabulary, these differ: {names}")
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Mixture":
+        """What `save` wrote to this folder, or the token store that is there."""
+        path = Path(folder) / FILE
+        if not path.exists():
+            return cls((Part("all", TokenStore.open(folder)),))
+        parts = json.loads(path.read_bytes())
+        return cls(
+            tuple(Part(**{**part, "store": TokenStore.open(part["store"])}) for part in parts)
+        )
+
+    def save(self, folder: Path) -> None:
+        """Only the stores' places are written: they stay where they are."""
+        parts = [
+            {
+                "name": part.name,
+                "store": str(part.store.folder),
+                "weight": part.weight,
+                "max_epochs": part.max_epochs,
+            }
+            for part in self.parts
+        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / FILE, json.dumps(parts, indent=1).encode())
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the tokens and of how they are mixed; that of the store where there is but one."""
+        first = self.parts[0]
+        if len(self.parts) == 1 and first.max_epochs is None:
+            return first.store.fingerprint
+        identity = [[p.store.fingerprint, p.weight, p.max_epochs] for p in self.parts]
+        return sha256("mixture", json.dumps(identity))
+
+    @property
+    def vocab_size(self) -> int:
+        """That of every part."""
+        return self.parts[0].store.vocab_size
+
+    @property
+    def end_of_document(self) -> int:
+        """That of every part."""
+        return self.parts[0].store.end_of_document
+
+    @property
+    def shares(self) -> list[float]:
+        """The parts' weights, summing to 1."""
+        total = sum(part.weight for part in self.parts)
+        return [part.weight / total for part in self.parts]
+
+    @property
+    def unique_tokens(self) -> int:
+        """Tokens that can be drawn before any part begins again."""
+        drawn = zip(self.parts, self.shares, strict=True)
+        return int(min(part.store.n_tokens / share for part, share in drawn))
 
 
 @dataclass(frozen=True)

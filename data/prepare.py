@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -26,10 +26,8 @@ from data.tokenizer import Tokenizer, TokenizerConfig, load, train
 __all__ = [
     "MixtureConfig",
     "Prepared",
-    "PreparedMixture",
     "Progress",
     "prepare",
-    "prepare_mixture",
 ]
 
 VERIFY_BYTES = 1 << 30  # a cached store up to this size is read in full before each use
@@ -44,12 +42,14 @@ class MixturePart(Strict):
 class MixtureConfig(Strict):
     """Corpora that are trained on together, by weight of their tokens (see `data.mixture`)."""
 
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = "mixture"
     parts: Annotated[list[MixturePart], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Token stores ready for training. `ledger` says what became of every document."""
+    """Tokens ready for training: `train` and `heldout` are folders for `data.mixture.Mixture.open`,
+    token stores if there is one corpus. `ledger` says what became of every document."""
 
     name: str
     tokenizer: Path
@@ -70,24 +70,8 @@ class Prepared:
         return self.ledger.bytes["train"] / self.ledger.tokens["train"]
 
 
-@dataclass(frozen=True)
-class PreparedMixture:
-    """One tokenizer and the stores of every part, each with its weight and cap."""
-
-    parts: tuple[tuple[Prepared, MixturePart], ...]
-
-    def open(self) -> Mixture:
-        """The training stores, for a `data.loader.Loader`."""
-        return Mixture(
-            tuple(
-                Part(made.name, TokenStore.open(made.train), part.weight, part.max_epochs)
-                for made, part in self.parts
-            )
-        )
-
-
 def prepare(
-    corpus: CorpusConfig,
+    corpus: CorpusConfig | MixtureConfig,
     tokenizer: TokenizerConfig,
     cache: Path,
     workers: int = 0,
@@ -96,30 +80,48 @@ def prepare(
 ) -> Prepared:
     """Return the stores of this corpus under this tokenizer, making what is not in `cache`.
 
-    With `workers` > 0 that many Ray tasks run at a time (the caller has initialised Ray, and every
-    node sees `cache` and the corpus). Stopped at any moment and called again, it redoes unfinished
+    Those of a mixture share one tokenizer, trained on all of its corpora by weight. With
+    `workers` > 0 that many Ray tasks run at a time (the caller has initialised Ray, and every node
+    sees `cache` and the corpora). Stopped at any moment and called again, it redoes unfinished
     shards alone. What is there is checked by size and, if `verify` (by default: up to 1 GiB), by
     hash; damaged shards are made again. Raises `DataError` over a missing or empty corpus, an
     unfit tokenizer, a damaged source file, too little disk, or a split with an empty side.
     """
-    source = _source(corpus, cache, workers, progress)
-    return _stores(source, *_tokenizer([(source, 1.0)], tokenizer), verify)
-
-
-def prepare_mixture(
-    mixture: MixtureConfig,
-    tokenizer: TokenizerConfig,
-    cache: Path,
-    workers: int = 0,
-    progress: Report | None = None,
-    verify: bool | None = None,
-) -> PreparedMixture:
-    """`prepare` for several corpora, with one tokenizer, trained on all of them by weight."""
-    sources = [_source(part.corpus, cache, workers, progress) for part in mixture.parts]
-    weights = [part.weight / sum(p.weight for p in mixture.parts) for part in mixture.parts]
+    if isinstance(corpus, CorpusConfig):
+        source = _source(corpus, cache, workers, progress)
+        return _stores(source, *_tokenizer([(source, 1.0)], tokenizer), verify)
+    sources = [_source(part.corpus, cache, workers, progress) for part in corpus.parts]
+    weights = [part.weight / sum(p.weight for p in corpus.parts) for part in corpus.parts]
     path, made = _tokenizer(list(zip(sources, weights, strict=True)), tokenizer)
-    stores = [_stores(source, path, made, verify) for source in sources]
-    return PreparedMixture(tuple(zip(stores, mixture.parts, strict=True)))
+    return _mixed(corpus, [_stores(source, path, made, verify) for source in sources], cache)
+
+
+def _mixed(config: MixtureConfig, stores: list[Prepared], cache: Path) -> Prepared:
+    """The mixture of prepared corpora, on either side of the split."""
+
+    def side(folders: list[Path]) -> Mixture:
+        return Mixture(
+            tuple(
+                Part(part.corpus.name, TokenStore.open(folder), part.weight, part.max_epochs)
+                for part, folder in zip(config.parts, folders, strict=True)
+            )
+        )
+
+    train, heldout = side([made.train for made in stores]), side([made.heldout for made in stores])
+    key = sha256(train.fingerprint, heldout.fingerprint)[:16]
+    folder = Path(cache).expanduser().absolute() / "mixtures" / f"{config.name}-{key}"
+    train.save(folder / "train")
+    heldout.save(folder / "heldout")
+    ledger = Tally()
+    for made in stores:
+        ledger.add(made.ledger)
+    return replace(
+        stores[0],
+        name=config.name,
+        train=folder / "train",
+        heldout=folder / "heldout",
+        ledger=ledger,
+    )
 
 
 def _source(corpus: CorpusConfig, cache: Path, workers: int, progress: Report | None) -> Source:

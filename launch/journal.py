@@ -138,12 +138,15 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
+    """`parts` are the losses on the corpora of a mixture."""
+
     step: int
     time: float
     tokens: int
     flops: float
     loss: float
     bits_per_byte: float | None
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from data import objectives
 from data.loader import Objective as Transform
-from data.store import TokenStore
+from data.mixture import Mixture
 from models import ModelConfig
 from models.model import Model
 from models.residual import Layer
@@ -73,7 +73,7 @@ class Objective(nn.Module):
         )
 
 
-def transform(model: ModelConfig, store: TokenStore, seed: int) -> Transform | None:
+def transform(model: ModelConfig, data: Mixture, seed: int) -> Transform | None:
     """What the recipe's objective makes of causal batches; None if it leaves them as they are.
 
     The mask or the sentinels are the last ids of the model's vocabulary.
@@ -82,18 +82,19 @@ def transform(model: ModelConfig, store: TokenStore, seed: int) -> Transform | N
         ValueError: there is no room for them beside the text's own tokens.
     """
     task, kind = model.recipe.task, model.recipe.objective["type"]  # type: ignore[index]
-    if model.vocab_size < store.vocab_size + task.special:
+    if model.vocab_size < data.vocab_size + task.special:
         raise ValueError(
             f"model.vocab_size is {model.vocab_size}; allowed: at least "
-            f"{store.vocab_size + task.special}, the {store.vocab_size} tokens of the text and the "
+            f"{data.vocab_size + task.special}, the {data.vocab_size} tokens of the text and the "
             f"{task.special} that the objective {kind} adds"
         )
-    mask, end = model.vocab_size - 1, store.end_of_document
+    mask, end = model.vocab_size - 1, data.end_of_document
     made: dict[str, Any] = {
         "causal": lambda: None,
-        "masked": lambda: objectives.Masked(mask, store.vocab_size, seed, task.probability),
+        "multi_token": lambda: None,
+        "masked": lambda: objectives.Masked(mask, data.vocab_size, seed, task.probability),
         "replaced_token": lambda: objectives.ReplacedToken(
-            store.vocab_size,
+            data.vocab_size,
             seed,
             task.probability,
             mask_token=None if model.recipe.generator is None else mask,

@@ -1,6 +1,7 @@
 """What a run reads: this rank's batches by step, and the held-out ones."""
 
 from collections.abc import Generator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 from data.batch import Batch
 from data.heldout import Heldout
 from data.loader import Loader
+from data.mixture import Mixture
 from data.prefetch import prefetch
-from data.store import TokenStore
 from launch.config import RunConfig
 from launch.objective import transform
 from launch.ranks import Ranks
@@ -19,13 +20,21 @@ from models import ModelConfig
 Fed = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
+class Judge(NamedTuple):
+    """What a model is judged by: a part of the mixture that it is trained on, and its share."""
+
+    name: str
+    share: float
+    heldout: Heldout
+
+
 class Reader:
     """Training and held-out batches, as the objective of the model's recipe wants them."""
 
     def __init__(self, config: RunConfig, model: ModelConfig, ranks: Ranks) -> None:
         data = config.data
         self._steps, self._ranks = config.train.steps, ranks
-        stored, heldout = TokenStore.open(data.train), TokenStore.open(data.heldout)
+        stored, heldout = Mixture.open(data.train), Mixture.open(data.heldout)
         self._loader = Loader(
             stored,
             data.sequence_length,
@@ -36,14 +45,21 @@ class Reader:
             packing=data.packing,
             unique_tokens=data.unique_tokens,
         )
-        self.heldout = Heldout(
-            heldout,
-            data.sequence_length,
-            data.batch_size,
-            data.eval_tokens,
-            data.separate_documents or data.packing == "best-fit",
-            transform(model, heldout, seed=0),
-        )
+        self.judges = [
+            Judge(
+                part.name,
+                share,
+                Heldout(
+                    part.store,
+                    data.sequence_length,
+                    data.batch_size,
+                    data.eval_tokens and max(1, round(share * data.eval_tokens)),
+                    data.separate_documents or data.packing == "best-fit",
+                    transform(model, heldout, seed=0),
+                ),
+            )
+            for part, share in zip(heldout.parts, heldout.shares, strict=True)
+        ]
 
     def batches(self, first: int) -> Generator[Batch]:
         """Those of the steps from `first` on. While a GPU computes, a thread makes the next ones; a

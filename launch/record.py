@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import Any
 
 import torch
 
-from data.store import TokenStore
 from launch import device, health
 from launch.checkpoint import Saved
 from launch.config import RunConfig
 from launch.journal import FILE, End, Journal, Status
 from launch.ranks import Ranks
+from launch.reading import Judge
 
 VERSIONED = ("torch", "deepspeed", "ray")
 
@@ -67,11 +68,18 @@ class Recorder:
         for rank, ratio in health.stragglers(seconds).items():
             self._append("straggler", step, rank=rank, ratio=ratio)
 
-    def evaluation(self, step: int, loss: float, heldout: TokenStore) -> None:
-        """Only a causal model's loss is a code length of the text: others have no bits per byte."""
+    def evaluation(self, step: int, scores: Sequence[tuple[Judge, float]]) -> None:
+        """The loss of a mixture is the mean of its parts' by their shares, which training draws in.
+
+        Only a causal model's loss is a code length of the text: others have no bits per byte.
+        """
+        loss = sum(judge.share * nats for judge, nats in scores)
+        stores = [(judge.share * nats, judge.heldout.store) for judge, nats in scores]
+        bits = sum(nats * store.n_tokens / store.bytes / math.log(2) for nats, store in stores)
         is_causal = self._config.objective == "causal"
-        bits = loss * heldout.n_tokens / heldout.bytes / math.log(2)
-        self._write("eval", step, loss=loss, bits_per_byte=bits if is_causal else None)
+        names = {judge.name: nats for judge, nats in scores}
+        parts = {"parts": names} if len(scores) > 1 else {}
+        self._write("eval", step, loss=loss, bits_per_byte=bits if is_causal else None, **parts)
 
     def checkpoint(self, saved: Saved) -> None:
         self._append(

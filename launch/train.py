@@ -168,15 +168,18 @@ class Run:
     def _evaluate(self, step: int) -> None:
         self._log_pending()
         self.objective.eval()
-        nats = weight = 0.0
-        for batch in self.reader.heldout.batches(self.ranks.rank, self.ranks.world):
-            losses = self.engine(*feed(batch, slice(None), self.ranks.device))
-            nats += losses.nats.item()
-            weight += float(batch.weights_BT.sum())
-            self.alive(step)
+        scores = []
+        for judge in self.reader.judges:
+            nats = weight = 0.0
+            for batch in judge.heldout.batches(self.ranks.rank, self.ranks.world):
+                losses = self.engine(*feed(batch, slice(None), self.ranks.device))
+                nats += losses.nats.item()
+                weight += float(batch.weights_BT.sum())
+                self.alive(step)
+            nats, weight = self.ranks.sum(nats, weight)
+            scores.append((judge, nats / weight))
         self.objective.train()
-        nats, weight = self.ranks.sum(nats, weight)
-        self.recorder.evaluation(step, nats / weight, self.reader.heldout.store)
+        self.recorder.evaluation(step, scores)
 
     def _checkpoint_due(self, step: int) -> bool:
         settings = self.config.train

@@ -12,9 +12,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from data.corpus import CorpusConfig, scan
+from data.prepare import MixtureConfig
 from data.tokenizer import TokenizerConfig, load
 from launch.conflicts import Layout, expert_counts, refuse_conflicts
 from pipeline.errors import ConfigError, nearest
@@ -126,12 +127,23 @@ class FitSettings(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
+def _kind_of_corpus(given: Any) -> str:
+    is_mixture = "parts" in given if isinstance(given, dict) else isinstance(given, MixtureConfig)
+    return (MixtureConfig if is_mixture else CorpusConfig).__name__
+
+
+Corpus = Annotated[
+    Annotated[CorpusConfig, Tag("CorpusConfig")] | Annotated[MixtureConfig, Tag("MixtureConfig")],
+    Discriminator(_kind_of_corpus),
+]
+
+
 class Study(Strict):
     """The resolved study: file names replaced by what the files hold."""
 
     name: Name
     question: str = ""
-    corpus: CorpusConfig
+    corpus: Corpus
     tokenizer: TokenizerConfig
     architectures: Annotated[dict[Name, Architecture], Field(min_length=1)]
     grid: Grid
@@ -228,7 +240,9 @@ def load_study(path: Path | str, overrides: list[str] | None = None, check: bool
 
 def _check(study: Study, resolver: _Resolver) -> None:
     """Raise all that is wrong with the files and the models that a study names."""
-    checks: list[tuple[Key, Callable[[], object]]] = [(("corpus",), lambda: scan(study.corpus))]
+    checks: list[tuple[Key, Callable[[], object]]] = [
+        (key, partial(scan, corpus)) for key, corpus in _corpora(study.corpus)
+    ]
     if study.tokenizer.kind == "file":
         checks.append((("tokenizer",), lambda: load(study.tokenizer)))
     recipes: list[tuple[Key, dict[str, Any]]] = [
@@ -240,6 +254,13 @@ def _check(study: Study, resolver: _Resolver) -> None:
     _raise_faults(
         [(key, partial(_check_sizes, study, recipe)) for key, recipe in recipes], resolver
     )
+
+
+def _corpora(corpus: CorpusConfig | MixtureConfig) -> list[tuple[Key, CorpusConfig]]:
+    if isinstance(corpus, CorpusConfig):
+        return [(("corpus",), corpus)]
+    parts = enumerate(corpus.parts)
+    return [(("corpus", "parts", number, "corpus"), part.corpus) for number, part in parts]
 
 
 def _raise_faults(checks: Iterable[tuple[Key, Callable[[], object]]], resolver: _Resolver) -> None:
@@ -286,6 +307,10 @@ class _Resolver:
         """The study's values with every file name replaced; a file that fails is in ``broken``."""
         values = dict(self.file.values)
         self._include(values, "corpus", "corpora", ())
+        if isinstance(corpus := values.get("corpus"), dict) and isinstance(
+            parts := corpus.get("parts"), list
+        ):
+            values["corpus"] = {**corpus, "parts": [self._part(n, p) for n, p in enumerate(parts)]}
         if isinstance(given := values.get("architectures"), dict):
             resolved = {name: self._architecture(name, one) for name, one in given.items()}
             values["architectures"] = resolved
@@ -311,6 +336,14 @@ class _Resolver:
         self._include(given, "recipe", "models", ("architectures", name))
         if isinstance(given.get("recipe"), dict) and isinstance(given.get("override"), dict):
             given["recipe"] = merge(given["recipe"], given.pop("override"))
+        return given
+
+    def _part(self, number: int, given: Any) -> Any:
+        """``corpus: c4`` in a part of a mixture becomes what that file holds."""
+        if not isinstance(given, dict):
+            return given
+        given = dict(given)
+        self._include(given, "corpus", "corpora", ("corpus", "parts", number))
         return given
 
     def _measured_rule(self, values: dict[str, Any]) -> None:

@@ -23,7 +23,8 @@ PATHS = ("tokenizer", "train", "heldout")
 
 @dataclass(frozen=True)
 class Tokens:
-    """The stores that a plan trains on and is judged on; ``unique`` counts the training tokens."""
+    """What a plan trains on and is judged on; ``unique`` counts the training tokens that can be
+    drawn before any comes again (of a mixture: before one of its corpora begins anew)."""
 
     tokenizer: Path
     train: Path
@@ -35,16 +36,16 @@ class Tokens:
     @classmethod
     def of(cls, prepared: Prepared) -> Tokens:
         """What a plan needs to know of a prepared corpus."""
-        from data.store import TokenStore
+        from data.mixture import Mixture
 
-        stores = [TokenStore.open(folder) for folder in (prepared.train, prepared.heldout)]
-        identity = fingerprint([store.fingerprint for store in stores])
+        sides = [Mixture.open(folder) for folder in (prepared.train, prepared.heldout)]
+        identity = fingerprint([side.fingerprint for side in sides])
         return cls(
             tokenizer=prepared.tokenizer,
             train=prepared.train,
             heldout=prepared.heldout,
             fingerprint=identity,
-            unique=stores[0].n_tokens,
+            unique=sides[0].unique_tokens,
             vocab_size=prepared.vocab_size,
         )
 

@@ -7,6 +7,8 @@ import pytest
 
 from data.corpus import CorpusConfig, HubSource, scan
 from data.errors import DataError
+from data.prepare import MixtureConfig
+from pipeline.config import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "data.md").read_text()
@@ -27,10 +29,20 @@ def test_the_python_blocks_run() -> None:
     exec(compile("\n".join(blocks("python")), "docs/data.md", "exec"), {"__name__": "docs"})
 
 
-def test_the_yaml_blocks_are_corpora() -> None:
-    corpora = [read(block) for block in blocks("yaml")]
+def test_the_yaml_blocks_are_corpora(tmp_path: Path) -> None:
+    *single, mixture = blocks("yaml")
+    corpora = [read(block) for block in single]
     assert [corpus.source.kind for corpus in corpora] == ["code", "text", "hub"]
     assert corpora[0] == read((ROOT / "configs" / "corpora" / "stdlib.yaml").read_text())
+    quickstart = (ROOT / "configs" / "studies" / "quickstart.yaml").read_text()
+    changed = re.sub(r"^corpus: .*\n", lambda _: mixture, quickstart, flags=re.MULTILINE)
+    (tmp_path / "study.yaml").write_text(changed)
+    corpus = load_study(tmp_path / "study.yaml").corpus
+    assert isinstance(corpus, MixtureConfig)
+    assert [(part.corpus.name, part.weight) for part in corpus.parts] == [
+        ("stdlib", 0.7),
+        ("c4", 0.3),
+    ]
 
 
 @pytest.mark.parametrize("path", CORPORA, ids=lambda path: path.stem)

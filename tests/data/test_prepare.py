@@ -8,7 +8,8 @@ import pytest
 from data.corpus import CorpusConfig
 from data.errors import DataError
 from data.loader import Loader
-from data.prepare import MixtureConfig, Prepared, Progress, prepare, prepare_mixture
+from data.mixture import Mixture
+from data.prepare import MixtureConfig, Prepared, Progress, prepare
 from data.store import TokenStore
 from data.tokenizer import Tokenizer, TokenizerConfig
 
@@ -190,10 +191,24 @@ def test_a_mixture_shares_one_tokenizer_trained_on_all(
         for n in range(2)
     ]
     config = MixtureConfig.model_validate({"parts": parts})
-    made = prepare_mixture(config, bpe, tmp_path)
-    first, second = (prepared for prepared, _ in made.parts)
-    assert first.tokenizer == second.tokenizer
-    loader = Loader(made.open(), sequence_length=16, batch_size=4, seed=0)
+    made = prepare(config, bpe, tmp_path)
+    mixture = Mixture.open(made.train)
+    assert mixture.shares == [0.25, 0.75]
+    assert made.train_tokens == sum(part.store.n_tokens for part in mixture.parts)
+    assert mixture.unique_tokens <= made.train_tokens
+    loader = Loader(mixture, sequence_length=16, batch_size=4, seed=0)
     tokens = {exposure.name: exposure.tokens for exposure in loader.exposures(100)}
     assert tokens == {"part0": 100 * 16, "part1": 300 * 16}
-    assert prepare_mixture(config, bpe, tmp_path) == made
+    assert prepare(config, bpe, tmp_path) == made
+    heavier = config.model_copy(
+        update={"parts": [config.parts[0], config.parts[1].model_copy(update={"weight": 9.0})]}
+    )
+    other = Mixture.open(prepare(heavier, bpe, tmp_path).train)
+    assert other.fingerprint != mixture.fingerprint
+
+
+def test_a_store_is_a_mixture_of_one(prepared: Prepared) -> None:
+    mixture, store = Mixture.open(prepared.train), TokenStore.open(prepared.train)
+    assert [part.store for part in mixture.parts] == [store]
+    assert mixture.fingerprint == store.fingerprint
+    assert mixture.unique_tokens == store.n_tokens

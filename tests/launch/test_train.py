@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.mixture import Mixture, Part
+from data.store import TokenStore
 from launch import checkpoint
 from launch import train as loop
 from launch.checkpoint import BUFFER, RNG, CheckpointError, Pieces
@@ -86,6 +88,22 @@ def test_documents_kept_apart_are_learned_from(
     train(config, tmp_path, ranks)
     run = read_run(tmp_path)
     assert run.evals[-1].loss < run.points[0].loss - 0.3
+
+
+def test_a_mixture_is_judged_part_by_part(
+    run_config: Make, stores: dict[str, TokenStore], ranks: Ranks, tmp_path: Path
+):
+    """The loss is the mean of its parts' by their shares; a part weighs as it is drawn."""
+    for side in ("train", "heldout"):
+        parts = Part("a", stores[side], 3.0), Part("b", stores["train"], 1.0, max_epochs=2)
+        Mixture(parts).save(tmp_path / side)
+    sides = {f"data__{side}": str(tmp_path / side) for side in ("train", "heldout")}
+    train(run_config(**sides), tmp_path / "run", ranks)
+    for found in read_run(tmp_path / "run").evals:
+        assert set(found.parts) == {"a", "b"}
+        assert found.loss == pytest.approx(0.75 * found.parts["a"] + 0.25 * found.parts["b"])
+    train(run_config(), tmp_path / "plain", ranks)
+    assert all(not found.parts for found in read_run(tmp_path / "plain").evals)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_it_whole(
