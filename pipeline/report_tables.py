@@ -163,7 +163,10 @@ def conventions(analysis: StudyAnalysis) -> str:
 
 def left_out(analysis: StudyAnalysis, plan: Plan, frame: pd.DataFrame) -> str:
     """Runs that no fit used and points that were not planned, each with its rule."""
-    excluded = [[_run(frame, each.row), escape(each.rule)] for each in analysis.excluded]
+    excluded = [
+        [_run(frame, each.row), escape(f"{each.rule}{_reason(frame, each.row)}")]
+        for each in analysis.excluded
+    ]
     skipped = [
         [f"{escape(s.architecture)}, {power(s.budget)} FLOPs, {number(s.params)}", escape(s.detail)]
         for s in plan.skipped
@@ -178,7 +181,7 @@ def cost(frame: pd.DataFrame) -> str:
 
 
 def _costs(frame: pd.DataFrame) -> Iterable[list[str]]:
-    for name, group in frame.groupby("architecture", sort=False):
+    for name, group in frame.groupby("architecture"):
         yield _cost(str(name), group)
 
 
@@ -218,6 +221,12 @@ def runs(frame: pd.DataFrame) -> str:
 
 def _run(frame: pd.DataFrame, row: int) -> str:
     return escape(str(frame.iloc[row]["run"]))
+
+
+def _reason(frame: pd.DataFrame, row: int) -> str:
+    """What the run itself said of its end, if anything."""
+    reason = frame.iloc[row].get("reason")
+    return f" ({reason})" if present(reason) and reason else ""
 
 
 def _plain(value: float, digits: int) -> str:

@@ -71,6 +71,8 @@ def frame() -> pd.DataFrame:
     table["train_seconds"], table["mfu"], table["unique_tokens"] = 10.0, 0.4, 1e7
     table["bits_per_byte"] = table["loss"] / 2
     table.loc[3, "status"] = "diverged"
+    table["reason"] = ""
+    table.loc[3, "reason"] = "the loss of step 62 is inf"
     table.loc[3, ["loss", "bits_per_byte"]] = np.nan
     return table
 
@@ -119,6 +121,7 @@ def test_it_names_what_was_left_out(html: str, frame: pd.DataFrame) -> None:
     assert "it would take 62 steps" in html
     (left_out,) = re.findall(r"<h2>Left out</h2>(.*?)</section>", html)
     assert "run-3" in left_out
+    assert "the loss of step 62 is inf" in left_out
 
 
 def test_it_scores_the_forecasts(html: str) -> None:
