@@ -89,8 +89,11 @@ def _positive(flops: float) -> None:
 
 def _allocate(study: Study, plan: Plan, architecture: str, flops: float) -> dict[str, Any]:
     fit, best, shape = _recommended(study, plan, architecture, flops)
-    path, child = _write_study(study, architecture, shape, flops)
+    values = _study_of(study, architecture, shape, flops)
+    child = Study.model_validate(values)
     [run] = make_plan(child, plan.tokens).runs
+    path = study.folder / "allocations" / f"{child.name}.yaml"
+    write_text(path, dump_yaml(values))
     target = {"params": float(run.labels["params"]), "tokens": float(run_tokens(run))}
     return {
         "architecture": architecture,
@@ -101,11 +104,10 @@ def _allocate(study: Study, plan: Plan, architecture: str, flops: float) -> dict
     }
 
 
-def _write_study(study: Study, architecture: str, shape: Shape, flops: float) -> tuple[Path, Study]:
+def _study_of(study: Study, architecture: str, shape: Shape, flops: float) -> dict[str, Any]:
     """A study of one run, with all else as in the one that the law is of."""
     size = shape.params(study.grid.convention)
-    values = study.model_dump(mode="json")
-    values |= {
+    return study.model_dump(mode="json") | {
         "name": f"{study.name}-{architecture}-{flops:.3g}".replace("+", ""),
         "question": f"Does the law of {study.name} hold at {flops:.3g} FLOPs?",
         "architectures": {architecture: {"recipe": study.variants[architecture].recipe}},
@@ -119,11 +121,6 @@ def _write_study(study: Study, architecture: str, shape: Shape, flops: float) ->
         },
         "fit": study.fit.model_dump(mode="json", exclude={"baseline"}),
     }
-    child = Study.model_validate(values)
-    path = study.folder / "allocations" / f"{child.name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, dump_yaml(values))
-    return path, child
 
 
 def _recommended(

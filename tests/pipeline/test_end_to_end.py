@@ -166,3 +166,37 @@ def test_two_ranks_with_expert_parallelism_reach_the_loss_of_one(study):
     both = pair.merge(alone, on="run", suffixes=("_pair", "_alone"))
     assert len(both) == len(pair) > 0
     assert both["loss_pair"].to_numpy() == pytest.approx(both["loss_alone"].to_numpy(), rel=2e-3)
+
+
+@pytest.mark.slow
+def test_a_ladders_branches_start_from_their_trunks_and_its_law_is_put_to_the_test(study):
+    grid = "grid={type: ladder, params: [5e3, 1e4, 2e4], tokens_per_parameter: [2, 4, 8], min_steps: 4, max_epochs: 1000}"
+    shown = isoflop("run", study, "name=steps", "architectures={dense: {recipe: llama}}", grid)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "Branches from trunks saved" in shown.stdout
+    folder = study.parent / "out" / "steps"
+    table = pd.read_csv(folder / "table.csv")
+    assert table["role"].value_counts().to_dict() == {"run": 9, "trunk": 3, "control": 3}
+    assert set(table["status"]) == {"finished"}
+    for path in (folder / "runs").glob("*/config.json"):
+        run = json.loads(path.read_text())
+        first = json.loads((path.parent / "journal.jsonl").read_text().splitlines()[1])
+        trunk = run["train"]["trunk"]
+        assert first["kind"] == "start"
+        assert first["resumed_from"] == (trunk and trunk["step"])
+    told = json.loads((folder / "fits" / "study.json").read_text())["trunks"]
+    assert told["saved_flops"] > 0
+    assert len(told["controls"]) == 3
+
+
+@pytest.mark.slow
+def test_the_run_that_a_law_recommends_is_trained_and_scores_its_forecast(study):
+    wanted = ("-a", "dense", "--flops", "3e9", "--json")
+    shown = isoflop("allocate", study, *wanted)
+    assert shown.returncode == 0, shown.stderr
+    [found] = json.loads(shown.stdout)
+    trained = isoflop("run", found["study"], "grid.min_steps=4")
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    assert "Forecasts, frozen before their runs" in trained.stdout
+    register = json.loads(isoflop("forecast", found["study"], "--json").stdout)
+    assert register[0]["score"]["loss"] > 0
