@@ -1,5 +1,7 @@
 """Cluster files: the examples load, and every fault is told with its place and what is allowed."""
 
+import re
+
 import pytest
 
 from pipeline.cluster_file import KINDS, check_fit, load_cluster
@@ -30,6 +32,17 @@ def refused(tmp_path):
 def test_the_examples_are_of_every_kind():
     kinds = {load_cluster(path).kind for path in (CONFIGS / "clusters").glob("*.yaml")}
     assert kinds == set(KINDS)
+
+
+def test_the_files_of_the_guide_load(tmp_path):
+    page = (CONFIGS.parent / "docs" / "cluster.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    path = tmp_path / "cluster.yaml"
+    kinds = set()
+    for block in blocks:
+        path.write_text(block)
+        kinds.add(load_cluster(path).kind)
+    assert kinds == {"ray", "slurm", "kuberay"}
 
 
 def test_a_name_is_looked_up_and_a_wrong_one_is_told_the_nearest():

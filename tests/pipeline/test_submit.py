@@ -9,9 +9,10 @@ from io import BytesIO
 
 import pytest
 
+from pipeline import package as package_module
 from pipeline.cluster_file import LocalCluster, load_cluster
 from pipeline.config import load_study
-from pipeline.errors import BusyError, StudyError
+from pipeline.errors import BusyError, ConfigError, StudyError
 from pipeline.package import Package
 from pipeline.submit import Job, Submission, cancel, latest, resume, submit
 
@@ -43,8 +44,15 @@ def cluster(tmp_path):
     )
 
 
+@pytest.fixture(scope="module")
+def code():
+    """Read once: a file that is edited meanwhile would make another package."""
+    return package_module._code()
+
+
 @pytest.fixture
-def package(cluster):
+def package(cluster, code, monkeypatch):
+    monkeypatch.setattr(package_module, "_code", lambda: code)
     return lambda *overrides: Package.of(load_study("quickstart", list(overrides)), cluster)
 
 
@@ -149,6 +157,11 @@ def test_what_was_shipped_runs_where_nothing_else_is(package, tmp_path):
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert shown.stdout.split() == [str(tmp_path / "pipeline/config.py"), "copied"]
+
+
+def test_a_password_is_not_shipped(package):
+    with pytest.raises(ConfigError, match="mlflow: given a URI with a password"):
+        package("mlflow='http://me:hunter2@mlflow'")
 
 
 @pytest.mark.parametrize("name", ["../../etc", "a/b", "", ".hidden", "A", "x" * 65, "a\nb", "a b"])
