@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from models import registry
+from models.ahead import Ahead
 from models.branch import Branch, Frame
 from models.errors import RecipeError
 from models.linear import Linear
@@ -40,6 +41,7 @@ def build(config: ModelConfig) -> Model:
         if isinstance(encoder, StackSpec)
         else None,
         generator=None if generator is None else build(generator),
+        ahead=[_ahead(config, k) for k in range(getattr(config.recipe.task, "depth", 0))],
     )
 
 
@@ -85,6 +87,21 @@ def _parts(config: ModelConfig, spec: StackSpec, layers_of_uses: Sequence[Uses])
         project=Linear(narrow, config.width, bias=True) if narrow != config.width else None,
         final_norm=None if placing.placement == "post" else make_norm(config.width),  # type: ignore[union-attr]
     )
+
+
+def _ahead(config: ModelConfig, k: int) -> Ahead:
+    """A module of multi-token prediction, its layer as the last of the model's."""
+    recipe: Any = config.recipe
+    residuals = [
+        Residual(_branch(config, recipe, use, config.n_layers + k), config.width, recipe.norm)
+        for use in config.layers()[-1]
+    ]
+    parallel = recipe.norm.placement == "parallel"
+    layer = Layer(residuals, [True] * len(residuals), parallel=parallel)
+    first, second, last = (
+        norm(recipe.norm.type, config.width, recipe.norm.eps, recipe.norm.bias) for _ in range(3)
+    )
+    return Ahead(config.width, layer, (first, second, last))
 
 
 def _relative(

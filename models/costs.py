@@ -126,7 +126,9 @@ def count(model: Model, sequence_length: int) -> tuple[Params, Flops]:
     output = model.head.weight.numel()
     head = 0 if recipe.tied else output
     total = _size([model])
-    branches = {id(use.branch): use.branch for stack in model.stacks() for use in stack.uses()}
+    uses = [use for stack in model.stacks() for use in stack.uses()]
+    uses += [use for module in model.ahead for use in module.layer.uses]  # type: ignore[union-attr]
+    branches = {id(use.branch): use.branch for use in uses}
     idle = sum(branch.idle_params() for branch in branches.values())
     params = Params(embedding, head, total - embedding - head, idle, recipe.tied, output)
     return params, _flops(model, sequence_length)
@@ -145,6 +147,12 @@ def _flops(model: Model, sequence_length: int) -> Flops:
             matmul += n * use.branch.matmul_flops() + source * use.branch.source_matmul_flops()
             mixing += use.branch.mixing_flops(n) + use.branch.source_mixing_flops(n, source)
         matmul += n * _projections([] if stack is None else [stack.project])
+    for k, module in enumerate(model.ahead, 1):
+        n = max(length - k, 0)
+        matmul += n * _projections([module.project, model.head])  # type: ignore[list-item]
+        for use in module.layer.uses:  # type: ignore[union-attr]
+            matmul += n * use.branch.matmul_flops()
+            mixing += use.branch.mixing_flops(n)
     if model.generator is None:
         return Flops(matmul / sequence_length, mixing / sequence_length)
     other = _flops(model.generator, sequence_length)

@@ -27,10 +27,11 @@ LOSSES = ("balance", "router_z")
 class Output:
     """`aux` holds raw auxiliary losses (means over the layers that have them; weigh them by
     `Model.aux_weights`) and statistics such as `load/3`, layer 3's share of rows per expert, or
-    `load/encoder.3`."""
+    `load/encoder.3`. `stream_BTD` is what the head read."""
 
     logits: Tensor
     aux: Aux = field(default_factory=dict)
+    stream_BTD: Tensor | None = None
 
 
 @dataclass
@@ -129,7 +130,8 @@ class Model(Stack):
     """Token ids (B, T) to logits (B, T, V). Built by `models.build`.
 
     An encoder-decoder is the decoder's stack with an `encoder`: its tokens are the source's, and
-    the logits follow `decoder_tokens`. `generator` is ELECTRA's second model (`models.electra`).
+    the logits follow `decoder_tokens`. `generator` is ELECTRA's second model (`models.electra`),
+    `ahead` are modules that predict further tokens in training (`models.ahead`).
     """
 
     def __init__(
@@ -138,6 +140,7 @@ class Model(Stack):
         parts: Parts,
         encoder: Stack | None = None,
         generator: Model | None = None,
+        ahead: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__(parts)
         recipe: Any = config.recipe
@@ -147,6 +150,7 @@ class Model(Stack):
         self.embedding = Embedding(config.vocab_size, narrow)
         self.encoder = encoder
         self.generator = generator
+        self.ahead = nn.ModuleList(ahead)
         transformed = head.transform != "none"
         n_in = narrow if transformed and not head.binary else config.width
         self.transform = (
@@ -207,7 +211,7 @@ class Model(Stack):
                 raise ValueError("decoder_tokens: given None, which an encoder-decoder needs")
             source = None
             if not offset:
-                source, found = self.encoder.stream(self._vectors(tokens_BT), context)
+                source, found = self.encoder.stream(self.vectors(tokens_BT), context)
                 aux = {name.replace("/", "/encoder."): value for name, value in found.items()}
             context = Context(
                 decoder_segments,
@@ -217,12 +221,10 @@ class Model(Stack):
                 source_segments_BS=segments_BT,
             )
             tokens_BT = decoder_tokens
-        x_BTD, found = self.stream(
-            self._vectors(tokens_BT), context, cache.slots if cache else None
-        )
+        x_BTD, found = self.stream(self.vectors(tokens_BT), context, cache.slots if cache else None)
         if cache is not None:
             cache.length += tokens_BT.shape[1]
-        return Output(self._logits(x_BTD), _averaged(aux | found))
+        return Output(self.logits(x_BTD), _averaged(aux | found), x_BTD)
 
     def stacks(self) -> Iterator[Stack]:
         """The encoder, if there is one, and the stack that leads to the logits."""
@@ -247,17 +249,23 @@ class Model(Stack):
         super().rebalance(aux, where)
         if self.encoder is not None:
             self.encoder.rebalance(aux, "encoder.")
+        for k, module in enumerate(self.ahead, 1):
+            if f"load/ahead.{k}" in aux:
+                for use in module.layer.uses:  # type: ignore[union-attr]
+                    use.branch.rebalance(aux[f"load/ahead.{k}"])
 
     def param_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: learning rates scaled with width as the scheme says, and no
         decay on embeddings, norms, biases and other vectors."""
         return init.param_groups(self, learning_rate, weight_decay)
 
-    def _vectors(self, tokens_BT: Tensor) -> Tensor:
+    def vectors(self, tokens_BT: Tensor) -> Tensor:
+        """Of tokens, as the stacks read them."""
         x_BTE: Tensor = self.embedding(tokens_BT)
         return x_BTE * self.config.width**0.5 if self.config.recipe.embedding_scale else x_BTE
 
-    def _logits(self, x_BTD: Tensor) -> Tensor:
+    def logits(self, x_BTD: Tensor) -> Tensor:
+        """Of the stream after the last norm."""
         if self.multiplier != 1.0:
             x_BTD = x_BTD * self.multiplier
         recipe: Any = self.config.recipe

@@ -30,6 +30,23 @@ class Causal:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MultiToken:
+    """Each token predicts the next, and `depth` modules of the model those after it (DeepSeek-V3,
+    2412.19437, section 2.2). The modules' mean loss counts `weight` times; an evaluation is of the
+    next token alone."""
+
+    depth: int = 1
+    weight: float = 0.3
+
+    sights: ClassVar[tuple[Sight, ...]] = ("past",)
+    special: ClassVar[int] = 0
+
+    def lengths(self, length: int) -> tuple[int, int]:
+        """The row as it is."""
+        return 0, length
+
+
+@dataclass(frozen=True, kw_only=True)
 class Masked:
     """A share of the tokens is hidden and predicted (BERT, 1810.04805)."""
 
@@ -123,6 +140,7 @@ class Prefix:
 
 OBJECTIVES: dict[str, type[Any]] = {
     "causal": Causal,
+    "multi_token": MultiToken,
     "masked": Masked,
     "replaced_token": ReplacedToken,
     "span_corruption": SpanCorruption,

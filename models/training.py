@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from models.ahead import ahead_loss
 from models.branch import Aux
 from models.electra import forge
 from models.loss import LossParts, cross_entropy
@@ -60,6 +61,18 @@ def losses(
     parts = cross_entropy(out.logits, targets_BT, weights_BT, label_smoothing, z_loss)
     weighed += [out.aux[name] * weight for name, weight in model.aux_weights.items()]
     aux = out.aux if forged is None else {**out.aux, "generator": forged.loss}
+    if len(model.ahead) and model.training:
+        assert out.stream_BTD is not None
+        further, found = ahead_loss(
+            model, out.stream_BTD, targets_BT, weights_BT, segments_BT, positions_BT
+        )
+        weighed.append(further * model.config.recipe.task.weight)
+        weighed += [
+            value * model.aux_weights[name.split("/")[0]] / len(model.ahead)
+            for name, value in found.items()
+            if name.split("/")[0] in model.aux_weights
+        ]
+        aux = {**aux, **found, "further": further}
     return Pass(parts, torch.stack(weighed).sum() if weighed else None, aux)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,10 @@ def test_matmul_flops_are_those_of_torchs_counter(zoo: Any, name: str) -> None:
         model = build(config)
         given = blank(model, 2, length)
         with FlopCounterMode(display=False) as counter:
-            if model.encoder is None:
+            if len(model.ahead):
+                model.forward = partial(losses, model)  # the counter names what a call reaches
+                model(**given)
+            elif model.encoder is None:
                 model(given["tokens_BT"])
             else:
                 model(given["sources_BS"], decoder_tokens=given["tokens_BT"])
