@@ -148,14 +148,17 @@ def test_workers_need_ray_to_be_initialised(job: Job) -> None:
 
 
 @pytest.mark.cluster
-def test_stores_are_the_same_for_any_number_of_workers(job: Job, tmp_path: Path) -> None:
+@pytest.mark.parametrize("numbers", [(1, 2, 3), pytest.param((7,), marks=pytest.mark.slow)])
+def test_stores_are_the_same_for_any_number_of_workers(
+    job: Job, tmp_path: Path, numbers: tuple[int, ...]
+) -> None:
     import ray
 
     tokenize(job, six_tasks(job), 0, lambda *_: None)
     expected = files(job.folder)
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=max(numbers), include_dashboard=False, log_to_driver=False)
     try:
-        for workers in (1, 2, 3):
+        for workers in numbers:
             folder = tmp_path / f"by-{workers}"
             for name in (*SIDES, "shards"):
                 (folder / name).mkdir(parents=True)
