@@ -49,9 +49,10 @@ def init_weights(model: Model, seed: int) -> None:
             parameter.zero_()
     for buffer in model.buffers():
         buffer.zero_()
+    vectors = _vectors(model)
     for name, module in model.named_modules():
         if isinstance(module, Linear):
-            if not (module.role == "head" and model.config.recipe.tied):
+            if id(module.weight) not in vectors:
                 std = _std(module.role, module.in_features, spec, depth)
                 _normal(module.weight, std, seed, name)
         elif isinstance(module, nn.Embedding):
@@ -76,7 +77,7 @@ def param_groups(model: Model, learning_rate: float, weight_decay: float) -> lis
     """See `Model.param_groups`; groups are ordered by (multiplier, decay) and named."""
     multipliers = dict(_multipliers(model))
     groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    embeddings = _vectors(model)
     for parameter in model.parameters():
         multiplier = multipliers.get(id(parameter), 1.0)
         decayed = parameter.ndim >= 2 and id(parameter) not in embeddings
@@ -110,14 +111,18 @@ def _multipliers(model: Model) -> Iterator[tuple[int, float]]:
     spec = _spec(model.config)
     if spec.scheme != "mup":
         return
-    scale = spec.base_width / model.config.width
+    scale, vectors = spec.base_width / model.config.width, _vectors(model)
     for module in model.modules():
         if isinstance(module, Linear):
-            tied = module.role == "head" and model.config.recipe.tied
-            yield id(module.weight), 1.0 if tied else scale
+            yield id(module.weight), 1.0 if id(module.weight) in vectors else scale
         elif isinstance(module, Branch):
             for _, weight_E, _, _ in module.experts():
                 yield id(weight_E), scale
+
+
+def _vectors(model: Model) -> set[int]:
+    """The weights of embeddings, which may be those of a head too."""
+    return {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
 
 
 def _std(role: str, fan_in: int, spec: InitSpec, depth: float) -> float:
