@@ -17,10 +17,11 @@ from launch.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from pipeline.config import ParallelSettings, Study
+from pipeline.config import Study
 from pipeline.errors import StudyError
 from pipeline.grids import Point, Variant
 from pipeline.rules import Hyperparameters
+from pipeline.settings import ParallelSettings
 
 if TYPE_CHECKING:
     from pipeline.plan import Tokens

@@ -30,6 +30,7 @@ from pipeline.records import table, write_table
 from pipeline.requirements import check_disk, check_memory, checkpoint_bytes
 from pipeline.rounds import read_proposals
 from pipeline.rules import source
+from pipeline.summary import summary
 from pipeline.sweep import Job, unfinished
 from pipeline.training import jobs, tracker, train
 
@@ -209,7 +210,7 @@ def _fit(study: Study, console: Console, plan: Plan) -> dict[str, Any]:
             document = fit_table(study, plan, frame)
         work.update(1, f"laws of {', '.join(document['analysis']['architectures'])}")
     publish(tracker(study), document["analysis"], partial(console.print, markup=False))
-    console.print(show.summary(study, document))
+    console.print(summary(study, document))
     if (study.folder / "forecasts").is_dir():
         console.print(forecast_table(forecast_study(study, None, None)))
     return document

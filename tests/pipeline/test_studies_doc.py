@@ -8,7 +8,8 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.config import CONFIGS, ParallelSettings, load_study
+from pipeline.config import CONFIGS, load_study
+from pipeline.settings import ParallelSettings
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "studies.md").read_text()
 BLOCKS = [
