@@ -20,7 +20,7 @@ from data.tokenizer import TokenizerConfig, load
 from launch.conflicts import Layout, expert_counts, refuse_conflicts
 from pipeline.errors import ConfigError, nearest
 from pipeline.faults import describe, dotted
-from pipeline.grids import Grid, Variant
+from pipeline.grids import Grid, RepeatsGrid, Variant
 from pipeline.rules import Rule
 from pipeline.settings import FitSettings, ParallelSettings, TrainSettings
 from pipeline.strict import Name, Strict
@@ -77,6 +77,8 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _possible(self) -> Study:
+        if isinstance(self.grid, RepeatsGrid) and isinstance(self.corpus, MixtureConfig):
+            raise ValueError("grid.type: given 'repeats' with a mixture, allowed: one corpus")
         for variant in self.variants.values():
             experts = expert_counts(variant.recipe)
             for settings in self.parallel.steps:

@@ -12,11 +12,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch.config import RunConfig
 from launch.conflicts import Layout, expert_counts, refuse_conflicts
 from pipeline.errors import StudyError
+from pipeline.plan import Plan
+from pipeline.runs import run_tokens
+
+if TYPE_CHECKING:
+    from data.loader import Exposure
 
 OVERHEAD = 0.75e9
 """Bytes of a process that trains nothing yet: libraries, and on a GPU its context."""
@@ -195,6 +200,19 @@ def check_disk(folder: Path, needed: float) -> float:
             "train.checkpoint_steps=null"
         )
     return free
+
+
+def exposures(plan: Plan) -> tuple[Exposure, ...]:
+    """What the longest run sees of each source of a mixture; nothing of a single corpus."""
+    from data.loader import Loader
+    from data.mixture import Mixture
+
+    mixture = Mixture.open(plan.tokens.train)
+    if len(mixture.parts) < 2:
+        return ()
+    run = max(plan.runs, key=run_tokens)
+    loader = Loader(mixture, run.data.sequence_length, run.data.batch_size, run.data.seed)
+    return loader.exposures(run.train.steps)
 
 
 def _gigabytes(size: float) -> str:

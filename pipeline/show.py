@@ -99,6 +99,9 @@ def _needs(ready: Ready) -> Iterator[str]:
         f"{hours:.3g} slot-hours{cost}; up to {size(ready.memory)} a rank; "
         f"checkpoints: {size(ready.disk)}"
     )
+    if ready.sources:
+        told = (f"{source.name} {source.epochs:.2f}" for source in ready.sources)
+        yield f"epochs of each source in the longest run: {', '.join(told)}"
     if ready.plan.saved > 0:
         share = ready.plan.saved / (ready.plan.flops + ready.plan.saved)
         yield f"branches from trunks save {ready.plan.saved:.3g} FLOPs ({share:.0%})"

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from data.loader import Exposure
 from data.prepare import Prepared, Progress, prepare
 from pipeline import show
 from pipeline.cluster_file import Cluster
@@ -27,7 +28,7 @@ from pipeline.preflight import expected_seconds
 from pipeline.progress import Task, task
 from pipeline.publish import publish
 from pipeline.records import table, write_table
-from pipeline.requirements import check_disk, check_memory, checkpoint_bytes
+from pipeline.requirements import check_disk, check_memory, checkpoint_bytes, exposures
 from pipeline.rounds import read_proposals
 from pipeline.rules import source
 from pipeline.summary import summary
@@ -40,8 +41,9 @@ class Ready:
     """A study that may start, and what it will take.
 
     ``seconds`` are those of each run by fingerprint, ``wall`` of all that is ``left``; ``memory``
-    is the most that a rank holds and ``disk`` what the checkpoints will take, in bytes; ``price``
-    is of a device for an hour.
+    is the most that a rank holds and ``disk`` what the checkpoints will take, in bytes;
+    ``sources`` what the longest run sees of each part of a mixture; ``price`` is of a device for an
+    hour.
     """
 
     plan: Plan
@@ -51,6 +53,7 @@ class Ready:
     wall: float
     memory: float
     disk: float
+    sources: tuple[Exposure, ...] = ()
     price: float | None = None
 
     @property
@@ -69,6 +72,7 @@ class Ready:
             "money": self.price and self.price * self.device_hours,
             "rank_bytes": self.memory,
             "checkpoint_bytes": self.disk,
+            "sources": [source._asdict() for source in self.sources],
         }
 
 
@@ -141,7 +145,7 @@ def _preflight(
         job.expected = seconds[job.run.fingerprint()]
     devices = machine.devices()
     wall = makespan(pending, devices)
-    ready = Ready(plan, devices, seconds, pending, wall, memory, disk, price)
+    ready = Ready(plan, devices, seconds, pending, wall, memory, disk, exposures(plan), price)
     console.print(show.preflight(ready, source(study.rule)))
     for line in show.skipped(plan):
         console.print(line, markup=False)
