@@ -128,3 +128,20 @@ def test_a_change_of_shape_neither_repeats_nor_skips_tokens(store: TokenStore) -
         )
     with pytest.raises(DataError, match="no whole number"):
         Loader(store, 48, 4, seed=3, order_length=64)
+
+
+def test_unique_tokens_are_a_random_sample_that_larger_ones_hold(store: TokenStore) -> None:
+    def epoch(unique: int, seed: int, first: int = 0) -> list[tuple[int, ...]]:
+        loader = Loader(store, 16, 1, seed=seed, unique_tokens=unique)
+        assert loader.n_samples == unique // 16
+        steps = range(first * loader.n_samples, (first + 1) * loader.n_samples)
+        return [tuple(loader.batch(step).tokens_BT[0].tolist()) for step in steps]
+
+    small, large = epoch(16 * 20, seed=0), epoch(16 * 60, seed=0)
+    assert set(small) <= set(large)
+    assert sorted(epoch(16 * 20, seed=3)) == sorted(small) == sorted(epoch(16 * 20, 0, first=2))
+    assert epoch(16 * 20, seed=3) != small
+    whole = [tuple(row.tolist()) for row in store.window(0, 16 * 20).reshape(-1, 16)]
+    assert len(set(small) & set(whole)) < 15
+    with pytest.raises(DataError, match="given 8 unique tokens; allowed: 16 to"):
+        Loader(store, 16, 1, seed=0, unique_tokens=8)
