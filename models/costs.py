@@ -23,6 +23,7 @@ from torch import nn
 from models.assembly import build
 from models.linear import Linear
 from models.model import Model
+from models.positions import LearnedTable
 from models.recipe import ModelConfig
 
 TRAINING = 3
@@ -143,6 +144,8 @@ def _flops(model: Model, sequence_length: int) -> Flops:
     matmul = length * _projections([model.head, model.transform])
     mixing = 0
     for stack, n in ((model.encoder, source), (model, length)):
+        if stack is not None and isinstance(stack.positions, LearnedTable):
+            stack.positions.check(n)
         for use in [] if stack is None else stack.uses():
             matmul += n * use.branch.matmul_flops() + source * use.branch.source_matmul_flops()
             mixing += use.branch.mixing_flops(n) + use.branch.source_mixing_flops(n, source)

@@ -165,6 +165,8 @@ class Model(Stack):
         if generator is not None:
             generator.embedding.weight = self.embedding.weight
             generator.head.weight = self.embedding.weight
+            if isinstance(self.positions, LearnedTable):
+                generator.positions = self.positions
         self.multiplier = init.logit_multiplier(config)
         self.aux_weights = _aux_weights(
             [layer for stack in self.stacks() for layer in stack.layers]

@@ -196,14 +196,18 @@ class LearnedTable(nn.Embedding):
 
     def forward(self, positions: Tensor) -> Tensor:
         """Vectors (…, D) of integer positions; RecipeError past the table."""
-        if positions.shape[-1] > self.num_embeddings:
+        self.check(positions.shape[-1])
+        return super().forward(positions)
+
+    def check(self, length: int) -> None:
+        """RecipeError if a sequence is longer than the table."""
+        if length > self.num_embeddings:
             raise RecipeError(
                 ("positions", "max_length"),
                 self.num_embeddings,
-                f"at least the sequence length {positions.shape[-1]}",
+                f"at least the sequence length {length}",
                 "shorter than the sequence",
             )
-        return super().forward(positions)
 
 
 class SinusoidalTable(nn.Module):

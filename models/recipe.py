@@ -127,8 +127,8 @@ class Encoder(StackSpec):
 @dataclass(frozen=True, kw_only=True)
 class Generator:
     """ELECTRA's second model, which proposes replacements: this recipe at `fraction` of the width
-    and with the head of a masked model, its tokens' vectors shared. `branches` are those that it
-    has otherwise."""
+    and with the head of a masked model, the vectors of tokens and positions shared. `branches` are
+    those that it has otherwise."""
 
     fraction: float = 0.25
     branches: Mapping[str, Any] = field(default_factory=dict)

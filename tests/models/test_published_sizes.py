@@ -117,7 +117,7 @@ def test_published_size(zoo: Any, published: str) -> None:
     given["tied"] = given.get("tied", False) or published in TIED
     given["prefix"] = PREFIX.get(published, given.get("prefix", ""))
     config = Recipe.from_dict(given).at(width=width, n_layers=n_layers, vocab_size=vocab_size)
-    params = cost(config, 4096).params
+    params = cost(config, 1024).params
     assert rounded(params.total, total) == total
     if active is not None:
         left_out = params.embedding if published in WITHOUT_EMBEDDING else 0

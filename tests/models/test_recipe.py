@@ -65,7 +65,7 @@ BAD = [
     ({"tied": "yes"}, ("tied",), "true or false"),
     ({"objective": "maskd"}, ("objective", "type"), "did you mean 'masked'"),
     ({"objective": "masked"}, ("objective", "type"), "sees the past alone"),
-    ({"objective": "infilling"}, ("objective", "type"), "allowed: causal, span_corruption"),
+    ({"objective": "infilling"}, ("objective", "type"), "allowed: causal, "),
     ({"branches": BIDIRECTIONAL}, ("objective", "type"), "'causal'; allowed: masked"),
     ({"pattern": "attention+cross+mlp"}, ("encoder",), "the stack that cross reads"),
     ({"encoder": ENCODER, "objective": "prefix"}, ("pattern",), "no branch reads the encoder"),
@@ -168,3 +168,5 @@ def test_sequence_longer_than_learned_positions() -> None:
     model = build(recipe.at(width=32, n_layers=1, vocab_size=8))
     with pytest.raises(RecipeError, match="at least the sequence length 5"):
         model(torch.zeros(1, 5, dtype=torch.long))
+    with pytest.raises(RecipeError, match="at least the sequence length 5"):
+        cost(model.config, 5)
