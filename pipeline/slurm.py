@@ -31,12 +31,11 @@ NODE = """\
 set -euo pipefail
 {setup}
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={folder}/token RAY_USAGE_STATS_ENABLED=0
-read -r own _ <<<"$(hostname --ip-address)"
 scratch=$(mktemp --directory {scratch}/isoflop-XXXXXX)
 options=(--block --disable-usage-stats --num-cpus={cpus} --num-gpus={gpus})
-options+=("--node-ip-address=$own" --dashboard-agent-listen-port=0 "--temp-dir=$scratch")
+options+=(--dashboard-agent-listen-port=0 "--temp-dir=$scratch")
 if [ "$1" = head ]; then
-  options+=(--head "--port=${{2##*:}}" --dashboard-host=127.0.0.1 --dashboard-port=0)
+  options+=(--head "--port=${{2##*:}}" --include-dashboard=false)
 else
   options+=("--address=$2")
 fi
@@ -68,7 +67,7 @@ rm -f {folder}/exit {folder}/token
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 on_head=(srun --nodes=1 --ntasks=1 "--nodelist=${{nodes[0]}}")
-read -r host _ <<<"$("${{on_head[@]}}" hostname --ip-address)"
+host=$("${{on_head[@]}}" {python} -c 'import ray.util; print(ray.util.get_node_ip_address())')
 address="$host:$((20000 + SLURM_JOB_ID % 10000))"
 "${{on_head[@]}}" --overlap bash {folder}/node.sh head "$address" &
 until {python} -m ray.scripts.scripts health-check --address "$address" >/dev/null 2>&1; do

@@ -3,16 +3,19 @@
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from launch.journal import read_run
 from pipeline.cluster_file import SlurmCluster
 from pipeline.config import load_study
 from pipeline.package import Package
 from pipeline.slurm import Slurm
-from pipeline.submit import Submission, cancel, resume, submit
+from pipeline.submit import Submission, cancel, latest, resume, submit
 
 STAND_INS = {
     "sbatch": """\
@@ -37,7 +40,6 @@ kill -TERM "$(cat "$SLURM_STAND_IN/${@: -1}.pid")"
 """,
     "scontrol": "#!/bin/bash\nprintf 'node0\\nnode1\\n'\n",
     "srun": '#!/bin/bash\nwhile [[ "$1" == --* ]]; do shift; done\nexec "$@"\n',
-    "hostname": "#!/bin/bash\necho 127.0.0.1 192.0.2.7\n",
 }
 
 
@@ -111,6 +113,7 @@ def test_a_job_is_submitted_once_stopped_and_gone_on_with(slurm, tmp_path):
         "#!/bin/bash\n"
         'case "$*" in\n'
         "*secrets*) echo sesame ;;\n"
+        "*get_node_ip_address*) echo 127.0.0.1 ;;\n"
         "*health-check*) ;;\n"
         "*start*) exec sleep 60 ;;\n"
         "*) trap 'echo saved; exit 130' TERM; echo \"driver $*\"; sleep 60 & wait ;;\n"
@@ -132,6 +135,45 @@ def test_a_job_is_submitted_once_stopped_and_gone_on_with(slurm, tmp_path):
     assert (again.submission.attempt, is_new) == (2, True)
     assert cancel(jobs, "quickstart", 10).state == "stopped"
     assert [job.state for job in jobs.all()] == ["stopped", "stopped"]
+
+
+TINY = """\
+name: tiny
+corpus: {name: code, source: {kind: code, root: %(corpus)s}, heldout: 0.2}
+tokenizer: {kind: bpe, vocab_size: 280}
+architectures: {dense: {recipe: llama}}
+grid: {type: isoflop, budgets: [2e8], sizes: 3, spread: 2, min_steps: 4, max_epochs: 1000}
+rule: {name: constant, learning_rate: 0.01, batch_tokens: 128}
+train: {sequence_length: 32, evaluations: 2, eval_tokens: 512, log_points: 10}
+parallel: {ranks: 2}
+fit: {resamples: 100}
+"""
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_script_makes_two_raylets_a_cluster_and_runs_a_study_on_it(slurm, tmp_path):
+    """The gangs have a rank on each: neither node has the CPUs for both."""
+    root, shared = Path(__file__).parents[2], tmp_path / "shared"
+    shared.mkdir()
+    study = tmp_path / "tiny.yaml"
+    study.write_text(TINY % {"corpus": root / "pipeline"})
+    cluster = made(shared, python=sys.executable)[0]._cluster
+    jobs, package = Slurm(cluster), Package.of(load_study(study), cluster)
+    job, _ = submit(package, jobs)
+    log = "".join(jobs.logs(job.submission, follow=True))
+    assert "Compute-optimal allocation" in log
+    assert latest(jobs, "tiny").state == "finished"
+    ranks = {read_run(folder).attempts[-1].world for folder in (shared / "tiny/runs").iterdir()}
+    assert ranks == {2}
+    folder = shared / "tiny/jobs" / job.submission.id
+    assert not (folder / "token").exists()
+    wait_for(lambda: not list(slurm.glob("*.pid")) or not psutil.pid_exists(pid_of(slurm)))
+
+
+def pid_of(slurm: Path) -> int:
+    return int(next(slurm.glob("*.pid")).read_text())
 
 
 def test_a_job_that_ended_without_a_word_has_failed(slurm, tmp_path):
