@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from analysis.result import Fit
 from pipeline.atomic import write_text
 from pipeline.config import Study
 from pipeline.errors import StudyError
+from pipeline.fit_record import digest
 from pipeline.fitted import architectures_of, fit_of
+from pipeline.record import Record
 from pipeline.show import new_table, number, quantity, titled
 
 NEAR = 0.1  # a run is a forecast's when its parameters and tokens are this near
@@ -73,6 +76,28 @@ def freeze_run(
     _path(study, architecture).parent.mkdir(parents=True, exist_ok=True)
     write_text(_path(study, architecture), write_register([*register, made]))
     return made.to_dict()
+
+
+def forecast_records(register: list[dict[str, Any]]) -> Iterator[Record]:
+    """What MLflow shows of each forecast: when it is frozen, and again when it is scored."""
+    for entry in register:
+        target, result = entry["target"], entry["score"] or {}
+        yield Record(
+            kind="forecast",
+            name=f"forecast-{entry['architecture']}-{target['flops']:.3g}",
+            fingerprint=digest(json.dumps(entry, sort_keys=True)),
+            note="A loss predicted before its run existed; `measured` is what came of it.",
+            tags={
+                "architecture": entry["architecture"],
+                "forecast": "scored" if result else "frozen",
+                "law": entry["law"],
+                "data": entry["fingerprint"],
+            }
+            | ({"inside": str(result["inside"]).lower()} if result else {}),
+            params={name: f"{value:.6g}" for name, value in target.items()},
+            metrics={name: entry[name] for name in ("loss", "low", "high")}
+            | ({"measured": result["loss"], "error": result["error"]} if result else {}),
+        )
 
 
 def forecast_table(register: list[dict[str, Any]]) -> Group:

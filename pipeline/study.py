@@ -17,7 +17,7 @@ from pipeline.cluster_file import Cluster
 from pipeline.config import Study, fingerprint
 from pipeline.errors import StudyError
 from pipeline.fits import fit_table, fits_of, fitted
-from pipeline.forecasts import forecast_study, forecast_table
+from pipeline.forecasts import forecast_records, forecast_study, forecast_table
 from pipeline.grids import AdaptiveGrid, short
 from pipeline.lease import leading
 from pipeline.machine import Machine
@@ -26,7 +26,7 @@ from pipeline.plan import Plan, Tokens, as_dict
 from pipeline.planner import make_plan
 from pipeline.preflight import expected_seconds
 from pipeline.progress import Task, task
-from pipeline.publish import publish
+from pipeline.publish import publish, send
 from pipeline.records import table, write_table
 from pipeline.requirements import check_disk, check_memory, checkpoint_bytes, exposures
 from pipeline.rounds import read_proposals
@@ -213,8 +213,12 @@ def _fit(study: Study, console: Console, plan: Plan) -> dict[str, Any]:
             work.update(0, f"{study.fit.resamples} resamples")
             document = fit_table(study, plan, frame)
         work.update(1, f"laws of {', '.join(document['analysis']['architectures'])}")
-    publish(tracker(study), document["analysis"], partial(console.print, markup=False))
+    say = partial(console.print, markup=False)
+    publish(tracker(study), document["analysis"], say)
     console.print(summary(study, document))
     if (study.folder / "forecasts").is_dir():
-        console.print(forecast_table(forecast_study(study, None, None)))
+        register = forecast_study(study, None, None)
+        console.print(forecast_table(register))
+        for record in forecast_records(register):
+            send(tracker(study), record, say)
     return document

@@ -121,13 +121,18 @@ def forecast(
 ) -> None:
     """The register of forecasts: freeze one before its run exists; those with a run are scored."""
     from pipeline.config import load_study
-    from pipeline.forecasts import forecast_study, forecast_table
+    from pipeline.forecasts import forecast_records, forecast_study, forecast_table
+    from pipeline.publish import send
+    from pipeline.training import tracker
 
-    register = forecast_study(load_study(study, overrides), flops, architecture)
+    chosen = load_study(study, overrides)
+    register = forecast_study(chosen, flops, architecture)
     if as_json:
         print_json(register)
     else:
         console().print(forecast_table(register))
+    for record in forecast_records(register):
+        send(tracker(chosen), record, console(as_json=True).print)
 
 
 @app.command(epilog="Example: isoflop compare quickstart mine.yaml")

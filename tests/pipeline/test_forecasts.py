@@ -1,5 +1,7 @@
 """Forecasts are frozen before their runs, scored once after them, and kept with the study."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,9 @@ import pytest
 from analysis.parametric import fit
 from pipeline.config import Study
 from pipeline.errors import StudyError
-from pipeline.forecasts import forecast_study
+from pipeline.forecasts import forecast_records, forecast_study
+from pipeline.publish import send
+from pipeline.tracking import Tracker
 
 
 def loss(params, tokens):
@@ -84,3 +88,25 @@ def test_an_altered_register_is_refused(study):
 def test_an_unknown_architecture_is_named(study):
     with pytest.raises(StudyError, match="given 'dens', allowed: dense; did you mean 'dense'"):
         forecast_study(study, 1e12, "dens")
+
+
+def test_mlflow_shows_each_forecast_and_what_came_of_it(study):
+    told: list[str] = []
+
+    def show() -> list[Any]:
+        tracker = Tracker(None, study.folder, study.name)
+        for record in forecast_records(forecast_study(study, None, None)):
+            send(tracker, record, told.append)
+        runs = tracker.client.search_runs([tracker.experiment_id], "tags.kind = 'forecast'")
+        return sorted(runs, key=lambda run: run.data.tags["forecast"])
+
+    [entry] = forecast_study(study, 3e16, None)
+    [frozen] = show()
+    assert frozen.data.tags["forecast"] == "frozen"
+    assert frozen.data.metrics == {name: entry[name] for name in ("loss", "low", "high")}
+    finish(study, entry["target"]["params"], entry["target"]["tokens"])
+    assert [run.data.tags["forecast"] for run in show()] == ["frozen", "scored"]
+    *_, scored = show()
+    assert abs(scored.data.metrics["error"]) < 0.02
+    assert scored.data.tags["inside"] == "true"
+    assert not told
