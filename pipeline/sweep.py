@@ -182,6 +182,7 @@ class Sweep(Generic[W]):
     def _look(self) -> None:
         """What has changed around the runs: devices, the wish to pause, checkpoints of trunks."""
         self.devices = self.capacity()
+        self._make_room(0.0)  # where devices have gone, an idle worker may hold those of a run
         paused = self.is_paused()
         if paused != self.paused:
             self.say("paused: runs save their state and stop" if paused else "going on")
@@ -236,9 +237,13 @@ class Sweep(Generic[W]):
             if last.run.parallel == job.run.parallel:
                 del self.idle[position]
                 return worker
-        while self.idle and self._used() + job.width > self.devices + EPSILON:
-            self.idle.pop(0)[1].close()
+        self._make_room(job.width)
         return self.open_worker(job.run.parallel)
+
+    def _make_room(self, width: float) -> None:
+        """Close idle workers until there are devices for ``width`` more, or none is left."""
+        while self.idle and self._used() + width > self.devices + EPSILON:
+            self.idle.pop(0)[1].close()
 
     def _await(self, patience: float) -> None:
         if not self.busy:

@@ -229,6 +229,17 @@ def test_devices_that_come_are_used_and_those_that_go_are_not():
     assert {n for t, n in busy if t > 22} <= {0, 1}
 
 
+def test_an_idle_worker_gives_way_when_devices_go():
+    """Or it would hold those that a run, sent elsewhere from a lost node, waits for."""
+    machine, fits = Machine(), []
+    keep = lambda s: fits.append(not s.idle or s._used() <= s.devices)  # noqa: E731
+    done = sweep(machine, on_change=keep)
+    done.capacity = lambda: 2 if machine.clock < 4 else 1
+    done.run([job("long", 10), job("a", 2), job("b", 3)])
+    assert len(done.ended) == 3
+    assert all(fits)
+
+
 def test_a_pause_saves_every_run_and_none_is_lost(monkeypatch):
     machine, said = Machine(), []
     monkeypatch.setattr("time.sleep", lambda seconds: setattr(machine, "clock", machine.clock + 5))
