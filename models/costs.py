@@ -23,7 +23,6 @@ from torch import nn
 from models.assembly import build
 from models.linear import Linear
 from models.model import Model
-from models.positions import LearnedTable
 from models.recipe import ModelConfig
 
 TRAINING = 3
@@ -115,7 +114,9 @@ class Cost:
 
 
 def cost(config: ModelConfig, sequence_length: int) -> Cost:
-    """The cost of a config, without allocating its weights."""
+    """The cost of a config, without allocating its weights; RecipeError if it cannot have sequences
+    of that length."""
+    config.check_length(sequence_length)
     return Cost(*_counted(Key(config), sequence_length), sequence_length)
 
 
@@ -144,8 +145,6 @@ def _flops(model: Model, sequence_length: int) -> Flops:
     matmul = length * _projections([model.head, model.transform])
     mixing = 0
     for stack, n in ((model.encoder, source), (model, length)):
-        if stack is not None and isinstance(stack.positions, LearnedTable):
-            stack.positions.check(n)
         for use in [] if stack is None else stack.uses():
             matmul += n * use.branch.matmul_flops() + source * use.branch.source_matmul_flops()
             mixing += use.branch.mixing_flops(n) + use.branch.source_mixing_flops(n, source)

@@ -91,6 +91,14 @@ def experts(n_experts: int, top_k: int, n_groups: int, top_groups: int) -> None:
         raise RecipeError(("top_k",), top_k, f"1 to the {most} experts in reach", "out of range")
 
 
+def positions(max_length: int, length: int) -> None:
+    """RecipeError if a sequence is longer than a table of learned positions."""
+    if length > max_length:
+        allowed = f"at least the sequence length {length}"
+        key = ("positions", "max_length")
+        raise RecipeError(key, max_length, allowed, "shorter than the sequence")
+
+
 def divides(key: str, given: int, whole: int, what: str) -> None:
     """RecipeError unless `given` divides `whole`."""
     if given < 1 or whole % given:

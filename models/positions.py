@@ -15,8 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from models import limits
 from models.context import Context
-from models.errors import RecipeError
 from models.norm import LayerNorm
 
 
@@ -196,18 +196,8 @@ class LearnedTable(nn.Embedding):
 
     def forward(self, positions: Tensor) -> Tensor:
         """Vectors (…, D) of integer positions; RecipeError past the table."""
-        self.check(positions.shape[-1])
+        limits.positions(self.num_embeddings, positions.shape[-1])
         return super().forward(positions)
-
-    def check(self, length: int) -> None:
-        """RecipeError if a sequence is longer than the table."""
-        if length > self.num_embeddings:
-            raise RecipeError(
-                ("positions", "max_length"),
-                self.num_embeddings,
-                f"at least the sequence length {length}",
-                "shorter than the sequence",
-            )
 
 
 class SinusoidalTable(nn.Module):

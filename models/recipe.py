@@ -223,6 +223,15 @@ class ModelConfig:
         if self.generator is not None:
             self.generator.validate()
 
+    def check_length(self, sequence_length: int) -> None:
+        """RecipeError if rows of so many tokens of text are longer than some stack can read."""
+        source, length = self.recipe.task.lengths(sequence_length)
+        encoder = self.recipe.encoder
+        for spec, n in ((encoder, source), (self.recipe, length if encoder else source + length)):
+            positions: Any = getattr(spec, "positions", {"type": "none"})
+            if positions["type"] == "learned":
+                limits.positions(positions["max_length"], n)
+
     def _validate(self, spec: StackSpec, layers: tuple[Layer, ...]) -> None:
         for use in {use.name for layer in layers for use in layer}:
             options = dict(spec.branches[use])

@@ -38,13 +38,13 @@ def cost_of(
     file = read_yaml(find(name, "models", Path.cwd(), "recipe"), overrides)
     try:
         model = Recipe.from_dict(file.values).at(width=width, n_layers=depth, vocab_size=vocabulary)
-        counted = cost(model, sequence_length).to_dict()
+        model.check_length(sequence_length)
     except RecipeError as error:
         raise ConfigError([f"{file.where(error.key)}: {error}"]) from None
     from models import cost  # and torch, seconds after a fault would have been told
 
     shape = {"recipe": file.path.stem, "width": width, "n_layers": depth, "vocab_size": vocabulary}
-    found = shape | counted
+    found = shape | cost(model, sequence_length).to_dict()
     return found | (_memory(model, sequence_length, ranks) if ranks else {})
 
 
