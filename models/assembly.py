@@ -60,11 +60,12 @@ def _parts(config: ModelConfig, spec: StackSpec, layers_of_uses: Sequence[Uses])
     recipe, placing = config.recipe, spec.norm
     layers = []
     shared: dict[str, Residual] = {}
+    common: dict[str, nn.Module] = {}
     for i, uses in enumerate(layers_of_uses):
         residuals = [shared.get(use.name) if use.shared else None for use in uses]
         owned = [residual is None for residual in residuals]
         made = [
-            residual or Residual(_branch(config, spec, use, i), config.width, placing)  # type: ignore[arg-type]
+            residual or Residual(_branch(config, spec, use, i, common), config.width, placing)  # type: ignore[arg-type]
             for use, residual in zip(uses, residuals, strict=True)
         ]
         shared.update(
@@ -124,7 +125,13 @@ def _relative(
     return RelativeTable(positions, *kinds.pop())
 
 
-def _branch(config: ModelConfig, spec: StackSpec, use: Use, layer: int) -> Branch:
+def _branch(
+    config: ModelConfig,
+    spec: StackSpec,
+    use: Use,
+    layer: int,
+    common: dict[str, nn.Module] | None = None,
+) -> Branch:
     options = dict(spec.branches[use.name])
     frame = Frame(
         width=config.width,
@@ -133,6 +140,7 @@ def _branch(config: ModelConfig, spec: StackSpec, use: Use, layer: int) -> Branc
         layer=layer,
         positions=dict(spec.positions),  # type: ignore[arg-type]
         norm_eps=spec.norm.eps,  # type: ignore[union-attr]
+        shared={} if common is None else common,
     )
     kind = registry.branches()[options.pop("type")].load()
     try:

@@ -27,6 +27,8 @@ class Frame:
     layer: int = 0
     positions: dict[str, Any] = field(default_factory=lambda: {"type": "none"})
     norm_eps: float = 1e-5
+    shared: dict[str, nn.Module] = field(default_factory=dict)
+    """Modules of the stack that several branches have a part in; the first to ask owns one."""
 
 
 class Branch(nn.Module):
@@ -38,6 +40,8 @@ class Branch(nn.Module):
 
     derived: ClassVar[tuple[str, ...]] = ()
     """Options that only say how others, or initial weights, come about."""
+    reads_stream: ClassVar[bool] = False
+    """Whether it takes the stream itself, and no norm of it."""
     aux_weights: dict[str, float]
 
     def __init_subclass__(cls, *, name: str | None = None) -> None:

@@ -18,7 +18,8 @@ class Context:
     """One forward pass of a stack. `segments_BT` numbers the documents packed in a row, in runs;
     `positions_BT` restart in each; `offset` is how many positions the states already hold; `state`
     is the running branch's own slot, or None. `source_BSD` is an encoder's output, `relative` what
-    the stack's table of distances gives, if its positions are such."""
+    the stack's table of distances gives, if its positions are such; `embedding_BTD` is what the
+    first layer reads."""
 
     segments_BT: Tensor | None = None
     positions_BT: Tensor | None = None
@@ -27,6 +28,7 @@ class Context:
     source_BSD: Tensor | None = None
     source_segments_BS: Tensor | None = None
     relative: Any = None
+    embedding_BTD: Tensor | None = None
     _memo: dict[Any, Any] = field(default_factory=dict)
 
     def once(self, key: Any, make: Callable[[], T]) -> T:

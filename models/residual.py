@@ -21,7 +21,8 @@ class Residual(nn.Module):
         def make() -> nn.Module:
             return norm(spec.type, width, spec.eps, spec.bias)
 
-        self.before = make() if spec.placement in ("pre", "peri", "parallel") else None
+        normed = spec.placement in ("pre", "peri", "parallel") and not branch.reads_stream
+        self.before = make() if normed else None
         self.branch = branch
         self.after = make() if spec.placement in ("peri", "output") else None
         self.outside = make() if spec.placement == "post" else None
@@ -59,6 +60,8 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, Aux]:
         """One layer of the stream; `slots` are its branches' states."""
         input_BTD, collected = x_BTD, {}
+        if context.embedding_BTD is None:
+            context.embedding_BTD = x_BTD
         for i, residual in enumerate(self.uses):
             context.state = None if slots is None else slots[i]
             if self.parallel:

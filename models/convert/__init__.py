@@ -79,7 +79,9 @@ def to_hf(model: Model, kind: str | None = None) -> Any:
         if rule.ours.startswith("final_norm") and model.multiplier != 1.0:
             value = value * model.multiplier  # a tied head cannot take muP's multiplier itself
         parts = rule.split(value)
-        state |= {name: part.contiguous() for name, part in zip(rule.theirs, parts, strict=True)}
+        for name, part in zip(rule.theirs, parts, strict=True):
+            before = [state[name]] if rule.piece and name in state else []
+            state[name] = torch.cat([*before, part]).contiguous() if before else part.contiguous()
     missing, unexpected = hf_model.load_state_dict(state, strict=False)
     assert not unexpected, unexpected
     left = set(missing) - set(_tied(hf_model)) - set(getattr(family, "IGNORED", ()))

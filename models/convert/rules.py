@@ -11,12 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rule:
-    """`join` makes our tensor of theirs, `split` is its inverse."""
+    """`join` makes our tensor of theirs, `split` is its inverse. A `piece` is ours of one of theirs
+    that stacks several; rules of one stack follow each other."""
 
     ours: str
     theirs: tuple[str, ...]
     join: Callable[[list[Tensor]], Tensor]
     split: Callable[[Tensor], list[Tensor]]
+    piece: bool = False
 
 
 def same(ours: str, theirs: str) -> Rule:
@@ -29,6 +31,15 @@ def mapped(
 ) -> Rule:
     """One tensor, changed on the way."""
     return Rule(ours, (theirs,), lambda xs: join(xs[0]), lambda x: [split(x)])
+
+
+def stacked(ours: Iterable[str], theirs: str) -> list[Rule]:
+    """Tensors of their own here, one with a first axis more there."""
+
+    def one(name: str, i: int) -> Rule:
+        return Rule(name, (theirs,), lambda xs: xs[0][i], lambda x: [x[None]], piece=True)
+
+    return [one(name, i) for i, name in enumerate(ours)]
 
 
 def transposed(ours: str, theirs: str) -> Rule:

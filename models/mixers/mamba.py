@@ -63,25 +63,51 @@ class Mamba(Branch, name="mamba"):
         """Mix positions."""
         x_BTI, z_BTI = self.into(u_BTD).chunk(2, -1)
         x_BTI = F.silu(self.conv(x_BTI, context))
-        selected = torch.split(self.select(x_BTI), [self.dt_rank, self.n_states, self.n_states], -1)
+        y_BTI = self._scanned(x_BTI, context)
+        return self.out(torch.addcmul(y_BTI, x_BTI, self.skip_I) * F.silu(z_BTI))
+
+    def _maps(self) -> list[tuple[slice, Linear, Linear]]:
+        """What makes Δ, B and C, by the channels it makes them for and of."""
+        return [(slice(None), self.select, self.dt)]
+
+    def _scanned(self, x_BTI: Tensor, context: Context) -> Tensor:
+        state = context.state
+        before = state.get("ssm") if state else None
+        found = []
+        for rows, select, dt in self._maps():
+            held = None if before is None else before[:, rows]
+            found.append(self._scan(x_BTI[..., rows], rows, select, dt, context.starts_BT, held))
+        y_BTI, last = found[0]
+        if len(found) > 1:
+            y_BTI = torch.cat([y for y, _ in found], -1)
+            last = torch.cat([state for _, state in found], 1)
+        if state is not None:
+            state["ssm"] = last
+        return y_BTI
+
+    def _scan(
+        self,
+        x_BTI: Tensor,
+        rows: slice,
+        select: Linear,
+        dt: Linear,
+        starts_BT: Tensor | None,
+        before: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        selected = torch.split(select(x_BTI), [self.dt_rank, self.n_states, self.n_states], -1)
         if self.inner_norm == "weighted":
             selected = tuple(norm(s) for norm, s in zip(self.norms, selected, strict=True))
         elif self.inner_norm == "plain":
             selected = tuple(F.rms_norm(s, s.shape[-1:], eps=self.inner_eps) for s in selected)
-        delta_BTI = F.softplus(self.dt(selected[0]) + self.dt_bias)
-        state = context.state
-        y_BTI, last = selective_scan.scan(
+        return selective_scan.scan(
             x_BTI,
-            delta_BTI,
-            -self.log_A_IS.float().exp(),
+            F.softplus(dt(selected[0]) + self.dt_bias[rows]),
+            -self.log_A_IS[rows].float().exp(),
             selected[1],
             selected[2],
-            context.starts_BT,
-            state.get("ssm") if state else None,
+            starts_BT,
+            before,
         )
-        if state is not None:
-            state["ssm"] = last
-        return self.out(torch.addcmul(y_BTI, x_BTI, self.skip_I) * F.silu(z_BTI))
 
     def mixing_flops(self, length: int) -> int:
         """Convolution, scan and the skip connection."""
@@ -97,7 +123,8 @@ class Mamba(Branch, name="mamba"):
         steps = torch.arange(1, self.n_states + 1, device=self.log_A_IS.device)
         self.log_A_IS.copy_(steps.log().expand_as(self.log_A_IS))
         self.skip_I.fill_(1.0)
-        self.dt.weight.uniform_(-(self.dt_rank**-0.5), self.dt_rank**-0.5, generator=generator)
+        for _, _, dt in self._maps():
+            dt.weight.uniform_(-(self.dt_rank**-0.5), self.dt_rank**-0.5, generator=generator)
         init_dt_bias(self.dt_bias, self.dt_range, generator)
         self.conv.init_special(generator)
 

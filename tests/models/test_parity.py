@@ -80,6 +80,14 @@ NEMOTRON = {
     "moe_intermediate_size": 16,
     "moe_shared_expert_intermediate_size": 24,
 }
+ZAMBA = {
+    **SHAPE,
+    "num_key_value_heads": 4,
+    "layers_block_type": ["mamba", "hybrid"] * 2,
+    "num_hidden_layers": 4,
+    "mamba_d_state": 8,
+    "tie_word_embeddings": True,
+}
 RWKV = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 2, "bos_token_id": None}
 XLSTM = {
     "vocab_size": V,
@@ -214,6 +222,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
         "nemotron_h",
         {**NEMOTRON, "layers_block_type": ["moe", "mamba", "attention"], "use_bias": True},
     ),
+    ("zamba", ZAMBA),
+    ("zamba", {**ZAMBA, "n_mamba_heads": 1, "num_key_value_heads": 2}),
     ("rwkv", {**RWKV, "eos_token_id": None, "rescale_every": 0}),
     ("rwkv", {**RWKV, "eos_token_id": None, "intermediate_size": 40, "tie_word_embeddings": True}),
     ("xlstm", {**XLSTM, "num_heads": 4}),
@@ -293,3 +303,37 @@ def test_what_cannot_be_converted_says_so(zoo: Any) -> None:
 
     with pytest.raises(RecipeError, match="no transformers family"):
         to_hf(build(zoo.small("hybrid")))
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    {
+        "bert": "BertForMaskedLM",
+        "roberta": "BertForMaskedLM",  # the same model; RoBERTa's layout is had by name
+        "electra": "ElectraForPreTraining",
+        "deberta": "DebertaV2ForMaskedLM",
+        "t5": "T5ForConditionalGeneration",
+        "bart": "BartForConditionalGeneration",
+    }.items(),
+)
+@torch.no_grad()
+def test_encoders_of_ours_become_theirs(zoo: Any, name: str, theirs: str) -> None:
+    model = zoo.randomized(zoo.small(name), torch.float32)
+    exported = to_hf(model).eval()
+    assert type(exported).__name__ == theirs
+    tokens = zoo.tokens(2, 9, seed=7)
+    if model.encoder is None:
+        found, expected = exported(tokens).logits, model(tokens)
+    else:
+        x = zoo.tokens(2, 11)
+        found = exported(tokens, decoder_input_ids=x).logits
+        expected = model(tokens, decoder_tokens=x)
+    if model.config.recipe.head.binary:
+        expected = expected[..., 1]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    if model.generator is not None:
+        generator = to_hf(model.generator).eval()
+        assert type(generator).__name__ == "ElectraForMaskedLM"
+        assert generator.config.embedding_size == model.config.width
+        expected = model.generator(tokens)
+        torch.testing.assert_close(generator(tokens).logits, expected, rtol=1e-4, atol=1e-4)
