@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pipeline.config import Study, find
 from pipeline.errors import ConfigError, nearest
 from pipeline.faults import describe
+from pipeline.store import Uri
 from pipeline.strict import Count, Positive, Strict
 from pipeline.yaml_file import read_yaml
 
@@ -26,15 +27,6 @@ def _folder(given: str) -> str:
     if not given.startswith("/") or ".." in Path(given).parts or not given.isprintable():
         raise ValueError(f"given {given!r}, allowed: an absolute path without '..'")
     return given.rstrip("/") or "/"
-
-
-def _uri(given: str) -> str:
-    if urlsplit(given).password is not None:
-        raise ValueError(
-            "given a URI with a password; allowed: one without, and the password in the "
-            "environment of the cluster (PGPASSWORD, MLFLOW_TRACKING_PASSWORD) or in ~/.pgpass"
-        )
-    return given
 
 
 def _url(given: str) -> str:
@@ -51,7 +43,6 @@ def _printable(given: str) -> str:
 
 
 Folder = Annotated[str, AfterValidator(_folder)]
-Uri = Annotated[str, Field(min_length=1), AfterValidator(_uri)]
 Url = Annotated[str, AfterValidator(_url)]
 Line = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/@%,+-]+$")]

@@ -23,6 +23,7 @@ from pipeline.faults import describe, dotted
 from pipeline.grids import Grid, RepeatsGrid, Variant
 from pipeline.rules import Rule
 from pipeline.settings import FitSettings, ParallelSettings, TrainSettings
+from pipeline.store import Uri, scrubbed
 from pipeline.strict import Name, Strict
 from pipeline.yaml_file import Key, YamlFile, read_yaml
 
@@ -64,7 +65,7 @@ class Study(Strict):
     parallel: ParallelSettings = ParallelSettings()
     fit: FitSettings = FitSettings()
     output: Annotated[str, Field(min_length=1)] = "studies"
-    mlflow: Annotated[str, Field(min_length=1)] | None = Field(
+    mlflow: Uri | None = Field(
         default=None, description="URI of a store; null: SQLite in the study's folder"
     )
 
@@ -146,7 +147,7 @@ def load_study(path: Path | str, overrides: list[str] | None = None, check: bool
     except ValidationError as error:
         faults += describe(error, Study, resolver.where, known=resolver.broken)
     if faults:
-        raise ConfigError(faults)
+        raise ConfigError(map(scrubbed, faults))
     if check:
         _check(study, resolver)
     return study

@@ -6,6 +6,7 @@ a later round, at the end, or with the next command that runs the study.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
@@ -21,7 +22,8 @@ FAILURES_OF_AN_OUTAGE = 2  # one may be the run's own
 class Forwarder:
     """Sends what the run folders in ``runs`` owe, every ``interval`` seconds and once more on exit.
 
-    A context manager; leaving it waits ``patience`` seconds at most. Nothing owed: no import.
+    A context manager; leaving it waits while runs go through, and gives up ``patience`` seconds
+    after the last one that did. Nothing owed: no import.
     """
 
     def __init__(
@@ -38,7 +40,9 @@ class Forwarder:
         self._interval = interval
         self._patience = patience
         self._is_down = False
-        self._leaving = Event()
+        self._failures: list[Exception] = []
+        self._moved = 0.0
+        self._leaving, self._given_up = Event(), Event()
         self._thread = Thread(target=self._loop, name="forwarder", daemon=True)
 
     def __enter__(self) -> Self:
@@ -47,9 +51,19 @@ class Forwarder:
 
     def __exit__(self, *_: object) -> None:
         self._leaving.set()
-        self._thread.join(self._patience)
+        self._moved = time.monotonic()
+        while (left := self._moved + self._patience - time.monotonic()) > 0:
+            self._thread.join(left)
+            if not self._thread.is_alive():
+                break
+        self._given_up.set()
         if owing := len(self._owing()):
             self._say(f"MLflow still lacks {owing} runs; the same command will send them")
+
+    @property
+    def is_outage(self) -> bool:
+        """Whether the last round ended early, or has not ended yet."""
+        return self._thread.is_alive() or len(self._failures) == FAILURES_OF_AN_OUTAGE
 
     def _loop(self) -> None:
         while not self._leaving.wait(self._interval):
@@ -61,10 +75,12 @@ class Forwarder:
         for run in self._owing():
             try:
                 self._tracker.forward(run, RunConfig.read(run / "config.json"))
+                self._moved = time.monotonic()
             except Exception as error:  # whatever MLflow or its store raises, the study goes on
                 failures.append(error)
-                if len(failures) == FAILURES_OF_AN_OUTAGE:
-                    break
+            if len(failures) == FAILURES_OF_AN_OUTAGE or self._given_up.is_set():
+                break
+        self._failures = failures
         self._tell(failures)
 
     def _owing(self) -> list[Path]:

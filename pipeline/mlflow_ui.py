@@ -87,6 +87,13 @@ def link(server: str, sent: SentStudy) -> str:
     return f"{server.rstrip('/')}/#/experiments/{sent.experiment_id}/runs?{QUERY}"
 
 
+def charts(study_folder: Path, uri: str | None) -> str | None:
+    """Where the study's charts are, once `serve_ui` serves them; None if nothing was sent yet."""
+    sent = SentStudy.read(study_folder)
+    server = scrubbed(uri) if uri and is_server(uri) else f"http://{HOST}:{PORT}"
+    return link(server, sent) if sent.store else None
+
+
 def free_port(port: int) -> int:
     """``port`` if nobody listens there, else one that the system picks."""
     for candidate in (port, 0):

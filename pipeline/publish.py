@@ -18,8 +18,10 @@ REPORT_FILES = ("report.html", "table.csv", "plots", "fits")
 
 def publish(tracker: Tracker, analysis: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Send MLflow what it lacks of an analysis (`StudyAnalysis.to_dict`); only tell an outage."""
-    with Forwarder(tracker, tracker.folder / "runs", say):
+    with Forwarder(tracker, tracker.folder / "runs", say) as forwarder:
         pass
+    if forwarder.is_outage:
+        return
     with _outage_told(tracker, say):
         for architecture, part in analysis["architectures"].items():
             tracker.log_fit(architecture, part)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import quote, unquote
+from typing import Annotated
+from urllib.parse import quote, unquote, urlsplit
+
+from pydantic import AfterValidator
 
 SQLITE = "sqlite:///"
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -14,6 +18,30 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
+
+
+def checked_uri(given: str) -> str:
+    """The URI of a store that MLflow knows, which others may read.
+
+    Raises:
+        ValueError: it is none, or holds a password.
+    """
+    parts = urlsplit(given)
+    if parts.password is not None:
+        raise ValueError(
+            "given a URI with a password; allowed: one without, and the password in the "
+            "environment (PGPASSWORD, MLFLOW_TRACKING_PASSWORD) or in ~/.pgpass"
+        )
+    is_known = parts.scheme.partition("+")[0] in SCHEMES
+    if not is_known or (given.startswith(SQLITE) and not given.startswith(f"{SQLITE}/")):
+        raise ValueError(
+            f"given {given!r}, allowed: http(s)://host:port, sqlite:////an/absolute/path, or a "
+            "database such as postgresql+psycopg://user@host/name"
+        )
+    return given
+
+
+Uri = Annotated[str, AfterValidator(checked_uri)]
 
 
 def default_uri(study_folder: Path) -> str:

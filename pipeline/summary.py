@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Group
 
 from pipeline.config import Study
+from pipeline.mlflow_ui import charts
 from pipeline.show import interval, new_table, quantity, titled
 
 
@@ -26,10 +27,13 @@ def summary(study: Study, document: Mapping[str, Any]) -> Group:
     refused = [(one["family"], f"{one['law']}: {one['message']}") for one in document["refused"]]
     lines = [f"[yellow]{name}: {text}[/]" for name, text in (*_warnings(analysis), *refused)]
     lines += [
+        f"report  {study.folder / 'report.html'}",
         f"plots   {study.folder / 'plots'}",
         f"table   {study.folder / 'table.csv'}",
         f"MLflow  isoflop ui {study.name}",
     ]
+    if address := charts(study.folder, study.mlflow):
+        lines.append(f"charts  {address}")
     return Group(*parts, *lines)
 
 

@@ -29,6 +29,8 @@ from pipeline.sent import SentRun, SentStudy
 from pipeline.store import ENVIRONMENT, database_file, default_uri, is_server
 
 LONGEST_NAME = 250
+LOGGED = {"alembic": logging.WARNING, "mlflow": logging.WARNING, "urllib3": logging.ERROR}
+"""An outage is told by the forwarder, once, and not by every attempt to connect."""
 STATUS = {
     "running": "RUNNING",
     "finished": "FINISHED",
@@ -132,8 +134,8 @@ class Tracker:
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
 
-        for name in ("alembic", "mlflow"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        for name, level in LOGGED.items():
+            logging.getLogger(name).setLevel(level)
 
         self.folder.mkdir(parents=True, exist_ok=True)
         return MlflowClient(self.uri, self.uri)

@@ -9,8 +9,11 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from pipeline.errors import StudyError
-from pipeline.mlflow_ui import HOST, free_port, serve_ui, ui_command, ui_environment
+from pipeline.config import load_study
+from pipeline.errors import ConfigError, StudyError
+from pipeline.mlflow_ui import HOST, charts, free_port, serve_ui, ui_command, ui_environment
+from pipeline.sent import SentStudy
+from pipeline.store import checked_uri
 from pipeline.tracking import Tracker
 
 
@@ -25,6 +28,40 @@ def test_a_taken_port_is_not_used() -> None:
 def test_a_study_without_runs_says_so(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="nothing in MLflow yet"):
         serve_ui(tmp_path)
+
+
+def test_the_link_is_to_the_charts_of_the_study(tmp_path: Path) -> None:
+    assert charts(tmp_path, None) is None
+    SentStudy("0123456789ab-7-1000").write(tmp_path)
+    for uri, server in ((None, "http://127.0.0.1:5000"), ("https://me@lab/", "https://lab")):
+        found = charts(tmp_path, uri)
+        assert found
+        assert found.startswith(f"{server}/#/experiments/7/runs?viewStateShareKey=isoflop&")
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("mlruns", "given 'mlruns', allowed: http"),
+        ("file:./mlruns", "sqlite:////an/absolute/path"),
+        ("sqlite:///mlflow.db", "sqlite:////an/absolute/path"),
+        ("postgresql://me:secret@db/mlflow", "given a URI with a password; allowed"),
+    ],
+)
+def test_a_store_that_cannot_be_is_refused_before_anything_starts(uri: str, why: str) -> None:
+    with pytest.raises(ConfigError, match="mlflow: ") as refused:
+        load_study("quickstart", [f"mlflow={uri}"])
+    assert why in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_stores_that_mlflow_knows_are_taken() -> None:
+    for uri in (
+        "http://127.0.0.1:5000",
+        "sqlite:////data/mlflow.db",
+        "postgresql+psycopg://me@db/x",
+    ):
+        assert checked_uri(uri) == uri
 
 
 def test_a_password_is_on_no_command_line(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import mlflow
@@ -226,6 +228,60 @@ def test_an_outage_is_told_once_and_made_up_for(
     forwarder._round()
     assert said[1:] == ["MLflow is back, and has everything so far"]
     assert len(curve(tracker, "loss")) == 10
+
+
+def test_training_does_not_wait_for_a_store_that_hangs(
+    tracker: Tracker, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Journals grow while nothing goes through; what is on them is sent when it does again."""
+    said: list[str] = []
+    asked, released = Event(), Event()
+    forward = tracker.forward
+
+    def hang(run: Path, config: RunConfig) -> None:
+        asked.set()
+        assert released.wait(30)
+        forward(run, config)
+
+    runs = attempt("first", end=None).parent
+    monkeypatch.setattr(tracker, "forward", hang)
+    with Forwarder(tracker, runs, said.append, interval=0.01, patience=0.1) as forwarder:
+        assert asked.wait(10)
+        attempt("first", steps=range(110, 201, 10), resumed_from=100)
+        attempt("second")
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    assert said == ["MLflow still lacks 2 runs; the same command will send them"]
+    assert forwarder.is_outage
+    released.set()
+    forwarder._thread.join(10)
+    with Forwarder(tracker, runs, said.append):
+        pass
+    assert len(said) == 1
+    found = {r.info.run_name: r for r in tracker.client.search_runs([tracker.experiment_id])}
+    assert sorted(found) == ["first", "second"]
+    history = tracker.client.get_metric_history(found["first"].info.run_id, "loss")
+    assert [point.step for point in history] == list(range(10, 201, 10))
+
+
+def test_it_is_waited_for_while_runs_go_through(
+    tracker: Tracker, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than its patience, if each run is quicker."""
+    said: list[str] = []
+    forward = tracker.forward
+
+    def slow(run: Path, config: RunConfig) -> None:
+        time.sleep(0.2)
+        forward(run, config)
+
+    for number in range(8):
+        runs = attempt(f"run-{number}").parent
+    monkeypatch.setattr(tracker, "forward", slow)
+    with Forwarder(tracker, runs, said.append, interval=60, patience=1.0):
+        pass
+    assert said == []
+    assert len(tracker.client.search_runs([tracker.experiment_id])) == 8
 
 
 def test_the_forwarder_follows_a_growing_run(

@@ -3,10 +3,12 @@
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -69,37 +71,97 @@ def test_postgres_takes_all_that_sqlite_takes(
     assert sorted(found) == ["fit", "train"]
     history = tracker.client.get_metric_history(found["train"].info.run_id, "loss")
     assert [point.step for point in history] == list(range(10, 101, 10))
+    assert found["train"].data.metrics["loss"] == pytest.approx(3.01)
+    assert found["train"].data.params["params_compute"] == "700"
     assert list((tmp_path / "store").rglob("table.csv"))
 
 
-def test_a_server_that_was_down_is_made_up_for(tmp_path: Path, attempt: Attempt) -> None:
+@pytest.fixture
+def port() -> int:
+    return free_port(5050)
+
+
+@contextmanager
+def served(folder: Path, port: int) -> Iterator[None]:
+    """MLflow's server on a database in ``folder``."""
+    server = subprocess.Popen(
+        ui_command(folder, port),
+        env=os.environ | ui_environment(f"sqlite:///{folder}/server.db"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_for(f"http://{HOST}:{port}/health")
+        yield
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def losses(tracker: Tracker) -> dict[str, list[int]]:
+    """The steps of the curve of every run that the store has, by the run's name."""
+    runs = tracker.client.search_runs([tracker.experiment_id])
+    history = tracker.client.get_metric_history
+    return {r.info.run_name: [p.step for p in history(r.info.run_id, "loss")] for r in runs}
+
+
+def test_a_server_that_is_down_to_the_end_is_made_up_for(
+    port: int, tmp_path: Path, attempt: Attempt
+) -> None:
     """Nothing waits for it, nothing is lost, and the user hears of it once."""
     attempt()
     attempt("second")
-    port = free_port(5050)
     uri, said = f"http://{HOST}:{port}", list[str]()
     began = time.monotonic()
     with Forwarder(Tracker(uri, tmp_path, "study"), tmp_path / "runs", said.append, patience=1.0):
         assert time.monotonic() - began < 0.5
     assert said[-1] == "MLflow still lacks 2 runs; the same command will send them"
-    database = f"sqlite:///{tmp_path}/server.db"
-    server = subprocess.Popen(
-        ui_command(tmp_path, port),
-        env=os.environ | ui_environment(database),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        _wait_for(f"{uri}/health")
+    with served(tmp_path, port):
         said.clear()
         tracker = Tracker(uri, tmp_path, "study")
         with Forwarder(tracker, tmp_path / "runs", said.append):
             pass
         assert said == []
-        assert len(tracker.client.search_runs([tracker.experiment_id])) == 2
-    finally:
-        server.terminate()
-        server.wait()
+        assert losses(tracker) == {name: list(range(10, 101, 10)) for name in ("dense", "second")}
+
+
+def test_a_server_that_is_down_for_a_while_gets_everything(
+    port: int, tmp_path: Path, attempt: Attempt
+) -> None:
+    """It is there, goes away while the run goes on, and comes back."""
+    uri, said = f"http://{HOST}:{port}", list[str]()
+    tracker = Tracker(uri, tmp_path, "study")
+    attempt(steps=range(10, 51, 10), end=None)
+    with Forwarder(tracker, tmp_path / "runs", said.append, interval=0.2):
+        with served(tmp_path, port):
+            _until(lambda: tracker.has_run(tmp_path / "runs" / "dense"))
+        attempt(steps=range(60, 101, 10), resumed_from=50)
+        _until(lambda: any("takes nothing now" in line for line in said))
+        with served(tmp_path, port):
+            _until(lambda: said[-1] == "MLflow is back, and has everything so far")
+            assert losses(tracker) == {"dense": list(range(10, 101, 10))}
+    assert len(said) == 2
+
+
+def test_a_server_that_never_answers_is_given_up(
+    port: int, tmp_path: Path, attempt: Attempt
+) -> None:
+    attempt()
+    said: list[str] = []
+    with socket.create_server((HOST, port)):
+        began = time.monotonic()
+        tracker = Tracker(f"http://{HOST}:{port}", tmp_path, "study")
+        with Forwarder(tracker, tmp_path / "runs", said.append, interval=0.1, patience=1.0):
+            time.sleep(0.5)
+        assert time.monotonic() - began < 5
+    assert said[-1] == "MLflow still lacks 1 runs; the same command will send them"
+
+
+def _until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def _wait_for(url: str) -> None:
