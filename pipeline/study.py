@@ -133,9 +133,9 @@ def _preflight(
     with task(console, "plan") as work:
         plan = make_plan(study, Tokens.of(prepared), read_proposals(study))
         work.update(0.1, "memory and disk")
-        memory = check_memory(plan.runs, machine.device_bytes)
         pending = unfinished(jobs(study, plan, defaultdict(float)))
-        disk = checkpoint_bytes([job.run for job in pending])
+        wanted = [job.run for job in pending]
+        memory, disk = check_memory(wanted, machine.device_bytes), checkpoint_bytes(wanted)
         check_disk(study.folder, disk)
         plan.write(study.folder / "plan.json")
         work.update(0.2, "measuring this machine")
