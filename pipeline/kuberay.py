@@ -46,11 +46,12 @@ class KubeRay:
         jobs = [_job(item) for item in told["items"]]
         return sorted((job for job in jobs if job), key=lambda job: job.began or 0.0)
 
-    def start(self, package: Package, submission: Submission) -> None:
+    def start(self, package: Package, submission: Submission) -> bool:
         documents = json.dumps(
             {"apiVersion": "v1", "kind": "List", "items": self.manifest(package, submission)}
         )
-        self._kubectl("apply", "--filename=-", given=documents)
+        told = self._kubectl("apply", "--filename=-", given=documents)
+        return "rayjob.ray.io/" in told and "created" in told
 
     def stop(self, submission: Submission) -> None:
         patch = json.dumps({"spec": {"suspend": True}})

@@ -39,10 +39,10 @@ class RayJobs:
     def all(self) -> list[Job]:
         return [job for info in self._jobs.all() if (job := _job(info))]
 
-    def start(self, package: Package, submission: Submission) -> None:
+    def start(self, package: Package, submission: Submission) -> bool:
         with tempfile.TemporaryDirectory(prefix="isoflop-") as folder:
             package.write(Path(folder))
-            self._jobs.start(
+            return self._jobs.start(
                 submission.id,
                 package.command,
                 Path(folder),

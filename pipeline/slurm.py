@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -120,19 +121,24 @@ class Slurm:
             if (submission := Submission.of(record.get("labels", {})))
         ]
 
-    def start(self, package: Package, submission: Submission) -> None:
+    def start(self, package: Package, submission: Submission) -> bool:
         folder = self._folder(submission)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             folder.mkdir(mode=0o700)
         except FileExistsError:
-            return
+            return False
         package.write(folder / "code")
         (folder / "node.sh").write_text(self._node(folder))
         (folder / "job.sh").write_text(self._batch(package, submission))
-        number = _call("sbatch", "--parsable", str(folder / "job.sh")).split(";")[0].strip()
+        try:
+            number = _call("sbatch", "--parsable", str(folder / "job.sh")).split(";")[0].strip()
+        except StudyError:
+            shutil.rmtree(folder)
+            raise
         record = {"slurm": number, "began": time.time(), "labels": submission.labels()}
         write_text(folder / "job.json", json.dumps(record, indent=1) + "\n")
+        return True
 
     def stop(self, submission: Submission) -> None:
         number = str(_record(self._folder(submission)).get("slurm", ""))

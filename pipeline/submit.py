@@ -61,8 +61,8 @@ class Scheduler(Protocol):
     def all(self) -> list[Job]:
         """The jobs of this project, the oldest first."""
 
-    def start(self, package: Package, submission: Submission) -> None:
-        """Make the job; if it is there already, nothing."""
+    def start(self, package: Package, submission: Submission) -> bool:
+        """Make the job; False if somebody has made it already."""
 
     def stop(self, submission: Submission) -> None:
         """Ask the job to save its state and end; returns at once."""
@@ -149,8 +149,7 @@ def cancel(jobs: Scheduler, study: str, patience: float) -> Job:
 
 def _start(package: Package, jobs: Scheduler, attempt: int) -> tuple[Job, bool]:
     submission = Submission(package.study.name, package.fingerprint, attempt)
-    jobs.start(package, submission)
-    return Job(submission, "waiting"), True
+    return Job(submission, "waiting"), jobs.start(package, submission)
 
 
 def _of(jobs: Scheduler, study: str) -> list[Job]:

@@ -205,7 +205,7 @@ def test_kubectl_is_asked_once_and_told_apart(tmp_path, monkeypatch):
     kubectl.write_text(
         "#!/bin/bash\n"
         'case "$*" in\n'
-        f"*apply*) cat >>{tmp_path}/applied ;;\n"
+        f"*apply*) cat >>{tmp_path}/applied; echo rayjob.ray.io/x created ;;\n"
         f"*get*) cat {tmp_path}/jobs ;;\n"
         "esac\n"
     )

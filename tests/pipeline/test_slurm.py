@@ -1,7 +1,6 @@
 """The batch script: valid shell whatever the names, and a job's state from what it left behind."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import pytest
 from launch.journal import read_run
 from pipeline.cluster_file import SlurmCluster
 from pipeline.config import load_study
+from pipeline.errors import StudyError
 from pipeline.package import Package
 from pipeline.slurm import Slurm
 from pipeline.submit import Submission, cancel, latest, resume, submit
@@ -70,6 +70,7 @@ def scripts(shared: Path, **more) -> list[str]:
     return [batch, f"#!/bin/bash\n# One node{node}"]
 
 
+SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 CASES = [
     {},
     {"gpus_per_node": 4, "partition": "gpu", "account": "a-b", "scratch": "/local"},
@@ -84,12 +85,11 @@ def test_the_scripts_are_shell(tmp_path, case):
         assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
 @pytest.mark.parametrize("case", CASES)
 def test_the_scripts_are_good_shell(tmp_path, case):
     for text in scripts(tmp_path, **case):
         done = subprocess.run(
-            ["shellcheck", "--exclude=SC1091", "-"], input=text, capture_output=True, text=True
+            [SHELLCHECK, "--exclude=SC1091", "-"], input=text, capture_output=True, text=True
         )
         assert done.stdout == ""
 
@@ -174,6 +174,15 @@ def test_the_script_makes_two_raylets_a_cluster_and_runs_a_study_on_it(slurm, tm
 
 def pid_of(slurm: Path) -> int:
     return int(next(slurm.glob("*.pid")).read_text())
+
+
+def test_a_job_that_slurm_refuses_leaves_nothing_behind(slurm, tmp_path):
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/bash\necho 'no such partition' >&2\nexit 1\n")
+    jobs, package = made(tmp_path / "shared")
+    for _ in range(2):
+        with pytest.raises(StudyError, match="sbatch: no such partition"):
+            submit(package, jobs)
+    assert jobs.all() == []
 
 
 def test_a_job_that_ended_without_a_word_has_failed(slurm, tmp_path):

@@ -26,9 +26,11 @@ class Simulated:
         return list(self.jobs.values())
 
     def start(self, package, submission):
-        if submission.id not in self.jobs:
-            self.started += 1
-            self.jobs[submission.id] = Job(submission, "running")
+        if submission.id in self.jobs:
+            return False
+        self.started += 1
+        self.jobs[submission.id] = Job(submission, "running")
+        return True
 
     def stop(self, submission):
         self.end(submission, "stopped")
@@ -61,6 +63,15 @@ def test_twenty_submissions_are_one_job(package):
     answers = [submit(package(), jobs) for _ in range(20)]
     assert [is_new for _, is_new in answers] == [True] + [False] * 19
     assert (jobs.started, len({job.submission.id for job, _ in answers})) == (1, 1)
+
+
+def test_of_two_that_submit_at_once_one_makes_the_job(package):
+    """The second has looked before the first has made it."""
+    jobs = Simulated()
+    submit(package(), jobs)
+    jobs.all = lambda: []
+    assert submit(package(), jobs)[1] is False
+    assert jobs.started == 1
 
 
 def test_what_ended_is_begun_again_by_resume_alone(package):
