@@ -125,8 +125,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         StudyError: there is no plan.
     """
-    found: list[dict[str, Any]] = _read(path)["rows"]
-    return found
+    found: list[dict[str, Any]] | None = _read(path).get("rows")
+    return rows(Plan.read(path).runs) if found is None else found  # None: an older plan
 
 
 def _read(path: Path) -> dict[str, Any]:
