@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -25,7 +23,9 @@ STALE_SECONDS = 30.0
 def status_rows(study: Study) -> list[dict[str, Any]]:
     """One mapping a run: what it is and what came of it; absent values are null."""
     runs = study.folder / "runs"
-    return [_row(row, runs) for row in read_rows(study.folder / "plan.json")]
+    rows = read_rows(study.folder / "plan.json")
+    folders = [runs / f"{row['run']}-{row['fingerprint'][:8]}" for row in rows]
+    return [row | read_tail(folder).columns() for row, folder in zip(rows, folders, strict=True)]
 
 
 def read_sweep(study: Study) -> dict[str, Any] | None:
@@ -63,20 +63,3 @@ def pause(study: Study, off: bool) -> None:
 
 def _page(study: Study, rows: list[dict[str, Any]]) -> Group:
     return status_table(rows, read_sweep(study))
-
-
-def _row(row: Mapping[str, Any], runs: Path) -> dict[str, Any]:
-    tail = read_tail(runs / f"{row['run']}-{row['fingerprint'][:8]}")
-    is_finished = tail.status == "finished"
-    return dict(row) | {
-        "status": tail.status,
-        "attempts": tail.attempts,
-        "reason": tail.reason,
-        "steps_done": tail.step,
-        "loss": tail.loss if is_finished else None,
-        "bits_per_byte": tail.bits_per_byte if is_finished else None,
-        "train_loss": tail.train_loss,
-        "tokens_per_second": tail.tokens_per_second,
-        "mfu": tail.mfu,
-        "train_seconds": tail.train_seconds,
-    }

@@ -33,6 +33,22 @@ class Tail:
     updated: float | None = None
     reason: str = ""
 
+    def columns(self) -> dict[str, Any]:
+        """The right part of a run's row in the table; held-out losses only where it finished."""
+        is_finished = self.status == "finished"
+        return {
+            "status": self.status,
+            "attempts": self.attempts,
+            "reason": self.reason,
+            "steps_done": self.step,
+            "loss": self.loss if is_finished else None,
+            "bits_per_byte": self.bits_per_byte if is_finished else None,
+            "train_loss": self.train_loss,
+            "tokens_per_second": self.tokens_per_second,
+            "mfu": self.mfu,
+            "train_seconds": self.train_seconds,
+        }
+
 
 def read_tail(folder: Path) -> Tail:
     """Read as little as tells it: a few lines where the run has ended."""

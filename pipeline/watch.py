@@ -161,7 +161,9 @@ class Watched:
 
         law.runs = len(runs)
         try:
-            found = fit(pd.DataFrame([record(*each) for each in runs]), resamples=RESAMPLES)
+            found = fit(
+                pd.DataFrame([record(self.study, run) for run, _ in runs]), resamples=RESAMPLES
+            )
             best = found.allocate(10 * self.plan.largest)
         except AnalysisError:
             return

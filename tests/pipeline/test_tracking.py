@@ -272,13 +272,14 @@ def test_it_is_waited_for_while_runs_go_through(
     forward = tracker.forward
 
     def slow(run: Path, config: RunConfig) -> None:
-        time.sleep(0.2)
+        time.sleep(0.5)
         forward(run, config)
 
+    assert tracker.store
     for number in range(8):
         runs = attempt(f"run-{number}").parent
     monkeypatch.setattr(tracker, "forward", slow)
-    with Forwarder(tracker, runs, said.append, interval=60, patience=1.0):
+    with Forwarder(tracker, runs, said.append, interval=60, patience=3.0):
         pass
     assert said == []
     assert len(tracker.client.search_runs([tracker.experiment_id])) == 8

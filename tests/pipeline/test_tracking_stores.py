@@ -134,11 +134,12 @@ def test_a_server_that_is_down_for_a_while_gets_everything(
     attempt(steps=range(10, 51, 10), end=None)
     with Forwarder(tracker, tmp_path / "runs", said.append, interval=0.2):
         with served(tmp_path, port):
-            _until(lambda: tracker.has_run(tmp_path / "runs" / "dense"))
+            _until(lambda: said[-1:] == ["MLflow is back, and has everything so far"])
+        said.clear()
         attempt(steps=range(60, 101, 10), resumed_from=50)
         _until(lambda: any("takes nothing now" in line for line in said))
         with served(tmp_path, port):
-            _until(lambda: said[-1] == "MLflow is back, and has everything so far")
+            _until(lambda: said[-1:] == ["MLflow is back, and has everything so far"])
             assert losses(tracker) == {"dense": list(range(10, 101, 10))}
     assert len(said) == 2
 
