@@ -130,3 +130,31 @@ def test_an_objective_that_cuts_rows_keeps_no_documents_apart(run_config: Make) 
     with pytest.raises(ValidationError, match=r"separate_documents is .rue.* with the objective"):
         run_config(model=model_of("t5"), data__separate_documents=True)
     run_config(model=model_of("bert"), data__separate_documents=True)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("name", "stage"), [("t5", 3), pytest.param("bert", 2, marks=pytest.mark.slow)]
+)
+def test_two_ranks_are_one(
+    run_config: Make, ranks: Ranks, gangs: Any, tmp_path: Path, name: str, stage: int
+) -> None:
+    """Hidden tokens and spans are a function of the sample: every layout sees the same ones."""
+    model = model_of(name)
+    train(run_config(model=model), tmp_path / "one", ranks)
+    spread = run_config(model=model, parallel__ranks=2, parallel__zero_stage=stage)
+    two = gangs.run(spread, tmp_path / "two")
+    one = read_run(tmp_path / "one")
+    for a, b in zip(one.points, two.points, strict=True):
+        assert a.loss == pytest.approx(b.loss, abs=2e-5)
+    assert one.evals[-1].loss == pytest.approx(two.evals[-1].loss, abs=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_generator_learns_over_two_ranks(run_config: Make, gangs: Any, tmp_path: Path) -> None:
+    spread = {"parallel__ranks": 2, "parallel__zero_stage": 2}
+    config = run_config(model=model_of("electra"), train__steps=40, **spread)
+    run = gangs.run(config, tmp_path)
+    assert run.evals[-1].loss < run.points[0].loss - 0.1
+    assert run.points[-1].aux["generator"] < run.points[0].aux["generator"]
