@@ -100,7 +100,7 @@ def _head(study: Study, frame: pd.DataFrame) -> str:
     ended = frame[frame["status"] == "finished"]
     facts = [
         (f"{len(ended)}", f"of {len(frame)} runs finished"),
-        (f"{len(study.architectures)}", "architectures"),
+        (f"{len(study.variants)}", "architectures"),
         (power(float(ended["flops"].sum()), 2), "training FLOPs"),
         (
             number(float(frame["unique_tokens"].max()), 3),

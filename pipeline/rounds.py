@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +12,6 @@ from analysis.design import next_runs
 from analysis.estimate import Estimate
 from analysis.notices import AnalysisError
 from analysis.result import Fit
-from pipeline.atomic import write_text
 from pipeline.config import Study
 from pipeline.grids import AdaptiveGrid, Proposal
 from pipeline.plan import Tokens
@@ -26,18 +22,6 @@ BUDGETS, SIZES = 8, 9
 """Runs to choose from: so many budgets, and sizes of each."""
 NEAR, REPLICATES = 0.15, 2
 """Runs this near to each other in parameters and FLOPs are replicates; more teach little new."""
-
-
-def read_proposals(study: Study) -> list[Proposal]:
-    """What earlier rounds proposed, in their order; none for a study that is not adaptive."""
-    path = _path(study)
-    return [Proposal(**fields) for fields in json.loads(path.read_text())] if path.exists() else []
-
-
-def write_proposals(study: Study, proposals: Sequence[Proposal]) -> None:
-    """Keep all of them, before any starts."""
-    text = json.dumps([asdict(proposal) for proposal in proposals], indent=1)
-    write_text(_path(study), text + "\n")
 
 
 def propose(
@@ -83,10 +67,6 @@ def propose(
         proposals += found
         lines.append(f"{told}; {len(found)} more runs" if found else f"{told}; the budget is used")
     return proposals, lines
-
-
-def _path(study: Study) -> Path:
-    return study.folder / "rounds.json"
 
 
 def _left(grid: AdaptiveGrid, table: pd.DataFrame) -> float:

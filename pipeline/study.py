@@ -17,7 +17,7 @@ from pipeline.cluster_file import Cluster
 from pipeline.config import Study, fingerprint
 from pipeline.errors import StudyError
 from pipeline.fits import fit_table, fits_of, fitted
-from pipeline.forecasts import forecast_records, forecast_study, forecast_table
+from pipeline.forecasts import forecast_records
 from pipeline.grids import AdaptiveGrid, short
 from pipeline.lease import leading
 from pipeline.machine import Machine
@@ -26,10 +26,10 @@ from pipeline.plan import Plan, Tokens, as_dict
 from pipeline.planner import make_plan
 from pipeline.preflight import expected_seconds
 from pipeline.progress import Task, task
+from pipeline.proposals import read_proposals, write_proposals
 from pipeline.publish import publish, send
 from pipeline.records import table, write_table
 from pipeline.requirements import check_disk, check_memory, checkpoint_bytes, exposures
-from pipeline.rounds import read_proposals
 from pipeline.rules import source
 from pipeline.summary import summary
 from pipeline.sweep import Job, unfinished
@@ -156,7 +156,7 @@ def _next_round(study: Study, console: Console, plan: Plan) -> bool:
     """Whether an adaptive study has proposed runs that can be planned."""
     if not isinstance(study.grid, AdaptiveGrid):
         return False
-    from pipeline.rounds import propose, write_proposals
+    from pipeline.rounds import propose
 
     table = pd.read_csv(study.folder / "table.csv")
     earlier = read_proposals(study)
@@ -217,6 +217,8 @@ def _fit(study: Study, console: Console, plan: Plan) -> dict[str, Any]:
     publish(tracker(study), document["analysis"], say)
     console.print(summary(study, document))
     if (study.folder / "forecasts").is_dir():
+        from pipeline.forecasts import forecast_study, forecast_table
+
         register = forecast_study(study, None, None)
         console.print(forecast_table(register))
         for record in forecast_records(register):

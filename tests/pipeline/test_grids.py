@@ -15,7 +15,8 @@ from pipeline.fits import family_laws, surface_runs, trunks
 from pipeline.plan import Plan, Tokens
 from pipeline.planner import make_plan
 from pipeline.probes import measured_rule, write_rule
-from pipeline.rounds import propose, read_proposals, write_proposals
+from pipeline.proposals import read_proposals, write_proposals
+from pipeline.rounds import propose
 from pipeline.runs import own_flops, row, run_flops, run_folder
 
 TOKENS = Tokens(
