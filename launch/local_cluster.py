@@ -36,12 +36,14 @@ class LocalClusterError(ValueError):
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """What is up. `nodes` are the processes of `ray start`, the head first."""
+    """What is up. `nodes` are the processes of `ray start`, the head first; each has `cpus`."""
 
     address: str
     dashboard: str
     token_file: str
     temp_dir: str
+    cpus: int
+    gpus: int
     nodes: list[tuple[int, str]]
 
     def write(self, folder: Path) -> None:
@@ -89,7 +91,7 @@ def up(
     head += [f"--dashboard-host={HOST}", f"--dashboard-port={dashboard}"]
     worker = [f"--address={HOST}:{port}"]
     url = f"http://{HOST}:{dashboard}"
-    cluster = LocalCluster(f"{HOST}:{port}", url, str(token), temp_dir, nodes=[])
+    cluster = LocalCluster(f"{HOST}:{port}", url, str(token), temp_dir, cpus, gpus, nodes=[])
     cluster.write(folder)
     try:
         for number in range(nodes):

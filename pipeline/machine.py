@@ -77,6 +77,11 @@ class Machine:
 
     def _join(self, cluster: Cluster, say: Callable[[str], None]) -> tuple[int, int]:
         """CPUs and GPUs of the nodes that are there; others may come later."""
+        if "RAY_ADDRESS" not in os.environ:
+            raise StudyError(
+                "--cluster: this process is on no node of a cluster (RAY_ADDRESS is not set); "
+                "`isoflop submit` sends a study there"
+            )
         from launch import cluster as ray_cluster
 
         ray_cluster.connect("auto")

@@ -15,6 +15,7 @@ from pipeline.package import Package
 from pipeline.submit import Job, State, Submission
 
 if TYPE_CHECKING:
+    from launch import local_cluster
     from launch.jobs import JobInfo
 
 STATES: dict[str, State] = {
@@ -76,10 +77,7 @@ def door(cluster: LocalCluster | RayCluster) -> tuple[str, str | None]:
         StudyError: no local cluster is up.
     """
     if isinstance(cluster, LocalCluster):
-        from launch.local_cluster import find
-
-        if (up := find(state_folder())) is None:
-            raise StudyError("no local cluster is up; `isoflop cluster up` starts one")
+        up = _up()
         return up.dashboard, read_token(up.token_file, {})
     token = read_token(cluster.token_file)
     if token is None and not cluster.is_loopback:
@@ -90,6 +88,21 @@ def door(cluster: LocalCluster | RayCluster) -> tuple[str, str | None]:
             ]
         )
     return cluster.dashboard, token
+
+
+def as_it_is(cluster: LocalCluster) -> LocalCluster:
+    """With the nodes that are up, whatever the file says."""
+    up = _up()
+    found = {"nodes": len(up.nodes), "cpus_per_node": up.cpus, "gpus_per_node": up.gpus}
+    return cluster.model_copy(update=found)
+
+
+def _up() -> local_cluster.LocalCluster:
+    from launch import local_cluster
+
+    if (up := local_cluster.find(state_folder())) is None:
+        raise StudyError("no local cluster is up; `isoflop cluster up` starts one")
+    return up
 
 
 def state_folder() -> Path:

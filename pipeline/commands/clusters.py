@@ -200,12 +200,15 @@ def show(
 
 def _package(study: str, overrides: list[str] | None, cluster: str) -> tuple[Package, Scheduler]:
     """What the study names is looked at here if the cluster's shared folder is seen from here."""
-    from pipeline.cluster_file import check_fit, load_cluster
+    from pipeline.cluster_file import LocalCluster, check_fit, load_cluster
     from pipeline.config import load_study
     from pipeline.package import Package
+    from pipeline.ray_jobs import as_it_is
     from pipeline.submit import scheduler
 
     described = load_cluster(cluster)
+    if isinstance(described, LocalCluster):
+        described = as_it_is(described)
     is_here = described.kind == "local" or Path(described.shared).is_dir()
     loaded = load_study(study, overrides, check=is_here)
     check_fit(loaded, described)

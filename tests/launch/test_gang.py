@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from launch.config import RunConfig
-from launch.journal import RunRecord, read_progress
+from launch.journal import FencedError, RunRecord, read_progress, read_run
 from launch.worker import rank_by_node
 
 pytestmark = pytest.mark.cluster
@@ -153,3 +153,29 @@ def test_a_failed_start_is_told_from_a_failed_run(
 )
 def test_ranks_of_a_node_follow_each_other(nodes: list[str], ranks: list[int]):
     assert [rank_by_node(index, nodes) for index in range(len(nodes))] == ranks
+
+
+def test_a_run_that_a_later_driver_claims_is_left_alone(
+    run_config: Make, ray_cluster: None, tmp_path: Path
+):
+    """As when a driver was frozen, seemed dead, and wakes: its ranks and itself write no more."""
+    from launch.gang import Gang, wait_any
+
+    config = run_config(train__steps=300, train__checkpoint_every=20, parallel__ranks=1)
+    old, new = (Gang(config.parallel, epoch=epoch) for epoch in (1, 2))
+    old.submit(config, tmp_path)
+    wait_for(lambda: read_progress(tmp_path).step >= 30)
+    new.submit(config, tmp_path)
+    ends = {}
+    while len(ends) < 2:
+        left = [gang for gang in (old, new) if gang not in ends]
+        ends |= dict(wait_any(left, 60))
+        old.stop()
+    assert (ends[old].status, ends[new].status) == ("failed", "finished")
+    assert "another attempt" in ends[old].reason
+    run = read_run(tmp_path)
+    assert [point.step for point in run.points] == list(range(1, 301))
+    assert (len(run.attempts), run.status) == (2, "finished")
+    with pytest.raises(FencedError, match="epoch 2, not 1"):
+        old.submit(config, tmp_path)
+    new.close()
