@@ -16,6 +16,7 @@ from launch.config import RunConfig
 from launch.journal import FILE, End, Journal, Status
 from launch.ranks import Ranks
 from launch.reading import Judge
+from launch.system import SystemLoad
 
 VERSIONED = ("torch", "deepspeed", "ray")
 
@@ -28,6 +29,7 @@ class Recorder:
         self._journal = Journal(folder / FILE) if ranks.rank == 0 else None
         self._peak = device.peak_flops(config.train.dtype, ranks.device, torch.get_num_threads())
         self._last = (0, 0.0)
+        self._load = SystemLoad(ranks.device)
 
     def begin(self, resumed_from: int | None, stage: int) -> None:
         self._last = (resumed_from or 0, 0.0)
@@ -52,6 +54,8 @@ class Recorder:
         rate = speed * self._config.cost.training_flops_per_token
         mfu = rate / (self._peak * self._ranks.world)
         memory = device.peak_memory(self._ranks.device)
+        if self._journal and (load := self._load.sample()):
+            self._append("system", step, **load)
         self._write("step", step, **measured, tokens_per_second=speed, mfu=mfu, memory=memory)
 
     def health(self, step: int, grad_norms: dict[str, float]) -> None:

@@ -18,6 +18,7 @@ from pipeline.sent import SentRun
 
 CURVES = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "mfu")
 PROGRESS = ("tokens", "flops")
+STAMP = ("kind", "time", "attempt", "epoch", "step")
 
 
 class Sample(NamedTuple):
@@ -56,6 +57,9 @@ class Owed:
             self._start(record, time)
         elif kind == "step" and record["step"] > self.sent.step:
             self._curve(record, time)
+        elif kind == "system" and record["step"] > self.sent.step:  # stands before its step
+            values = {key: value for key, value in record.items() if key not in STAMP}
+            self._add({f"system/{key}": v for key, v in values.items()}, time, record["step"])
         elif kind == "eval" and record["step"] > self.sent.evaluated:
             self._evaluation(record, time)
         elif kind == "end":
@@ -80,6 +84,7 @@ class Owed:
     def _evaluation(self, record: dict[str, Any], time: int) -> None:
         step = record["step"]
         values = {f"heldout_{key}": record.get(key) for key in ("loss", "bits_per_byte")}
+        values |= {f"heldout_loss/{name}": loss for name, loss in record.get("parts", {}).items()}
         if step > self.sent.step:  # no training point tells how far this step is
             values |= {key: record.get(key) for key in PROGRESS}
         self.sent = replace(self.sent, evaluated=step)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from launch.journal import Journal
 from pipeline.outbox import Sample, is_settled, owed
 from pipeline.sent import SentRun
 
@@ -79,6 +80,28 @@ def test_another_store_has_nothing(attempt: Attempt) -> None:
 def test_what_was_not_finite_is_no_point(attempt: Attempt) -> None:
     samples, _ = send_all(attempt(grad_norm=float("inf")))
     assert "grad_norm" not in {sample.key for sample in samples}
+
+
+def test_what_the_machine_did_is_told_once(attempt: Attempt) -> None:
+    """Such a line stands before that of its step, also where an earlier attempt got further."""
+    folder = attempt(steps=[10, 20], end=None)
+    with Journal(folder / "journal.jsonl") as journal:
+        for step in (20, 30):
+            journal.append({"kind": "system", "step": step, "cpu_utilization_percentage": 90.0})
+    samples, sent = send_all(folder)
+    name = "system/cpu_utilization_percentage"
+    assert [sample.step for sample in samples if sample.key == name] == [30]
+    assert send_all(folder, sent) == ([], sent)
+
+
+def test_a_mixture_is_scored_by_its_parts(attempt: Attempt) -> None:
+    folder = attempt(steps=[10], end=None)
+    with Journal(folder / "journal.jsonl") as journal:
+        scores = {"loss": 3.0, "bits_per_byte": None, "parts": {"code": 2.0, "text": 4.0}}
+        journal.append({"kind": "eval", "step": 10, "tokens": 1, "flops": 1.0, **scores})
+    found = {sample.key: sample.value for sample in send_all(folder)[0]}
+    assert (found["heldout_loss/code"], found["heldout_loss/text"]) == (2.0, 4.0)
+    assert "heldout_bits_per_byte" not in found
 
 
 @pytest.mark.parametrize("status", ["finished", "diverged", "preempted"])
