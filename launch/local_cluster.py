@@ -59,7 +59,7 @@ def find(folder: Path) -> LocalCluster | None:
     """The cluster that is up in `folder`, if its head lives."""
     try:
         found = LocalCluster(**json.loads((folder / FILE).read_text()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return None
     return found if found.nodes and family(*found.nodes[0]) else None
 
