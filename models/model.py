@@ -208,9 +208,11 @@ class Model(Stack):
         aux: Aux = {}
         offset = cache.length if cache else 0
         context = Context(segments_BT, positions_BT, offset=offset)
-        if self.encoder is not None:
-            if decoder_tokens is None:
-                raise ValueError("decoder_tokens: given None, which an encoder-decoder needs")
+        if (self.encoder is None) != (decoder_tokens is None):
+            raise ValueError(
+                "decoder_tokens: what an encoder-decoder needs, and no other model has"
+            )
+        if self.encoder is not None and decoder_tokens is not None:
             source = None
             if not offset:
                 source, found = self.encoder.stream(self.vectors(tokens_BT), context)

@@ -140,8 +140,17 @@ def _remarks(first: Study, second: Study, common: bool) -> Iterator[str]:
         yield "their tokenizers differ: a loss per token is not the same thing in both"
     if first.corpus != second.corpus:
         yield "their corpora differ: so do their held-out documents, and what is hard about them"
+    trained = {_objective(v.recipe) for s in (first, second) for v in s.variants.values()}
+    if len(trained) > 1:
+        kinds = ", ".join(sorted(trained))
+        yield f"they are trained on different objectives, {kinds}: their losses are not one scale"
     if first.grid.convention != second.grid.convention:
         conventions = f"'{first.grid.convention}' and '{second.grid.convention}'"
         yield f"they count parameters differently, {conventions}: N* and a differ by that"
     if not common:
         yield "they have no architecture in common: each is compared with each"
+
+
+def _objective(recipe: Mapping[str, Any]) -> str:
+    given = recipe.get("objective", "causal")
+    return str(given.get("type") if isinstance(given, Mapping) else given)

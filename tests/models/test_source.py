@@ -222,3 +222,11 @@ def test_every_kind_of_luongs_attention_decodes_and_keeps_documents_apart(
         decoder_tokens=twice[1], decoder_segments=segments[1], decoder_positions=places[1],
     )  # fmt: skip
     torch.testing.assert_close(packed, torch.cat([whole, whole], 1), rtol=1e-9, atol=1e-9)
+
+
+def test_a_second_sequence_is_for_encoder_decoders_alone(zoo: Any) -> None:
+    x = zoo.tokens(1, 3)
+    with pytest.raises(ValueError, match="decoder_tokens"):
+        build(zoo.small("t5"))(x)
+    with pytest.raises(ValueError, match="decoder_tokens"):
+        build(zoo.small("gpt2"))(x, decoder_tokens=x)

@@ -52,10 +52,19 @@ def test_a_planted_saving_is_found(tmp_path: Path) -> None:
     assert record.fingerprint == comparison_record(found).fingerprint
 
 
+MASKED = (
+    "architectures.dense.override.branches.attention.causal=false",
+    "architectures.dense.override.objective=masked",
+)
+
+
 def test_what_makes_them_hard_to_compare_is_said(tmp_path: Path) -> None:
     one = study(tmp_path, "one", 1.0)
     other = study(tmp_path, "other", 1.0, "tokenizer.vocab_size=640", "grid.convention=total")
     told = " ".join(compare_studies(one, other).remarks)
+    assert "objectives" not in told
+    masked = study(tmp_path, "masked", 1.0, *MASKED)
+    assert "objectives, causal, masked" in " ".join(compare_studies(one, masked).remarks)
     assert "tokenizers differ" in told
     assert "'compute' and 'total'" in told
     assert "corpora" not in told
