@@ -11,7 +11,7 @@ def test_layers_share_one_block_and_each_use_costs(zoo: Any) -> None:
     recipe = Recipe.from_dict(zoo.recipe_dict("zamba"))
     one, two = (recipe.at(width=32, n_layers=n, vocab_size=zoo.vocab) for n in (6, 12))
     model = build(two)
-    hybrids = [use.branch for use in model.uses() if hasattr(use.branch, "block")]
+    hybrids: list[Any] = [use.branch for use in model.uses() if hasattr(use.branch, "block")]
     assert len(hybrids) == 2
     assert hybrids[0].block[0] is hybrids[1].block[0]
     block = sum(p.numel() for p in hybrids[0].block[0].parameters())
