@@ -30,6 +30,8 @@ PLAIN_SECONDS = 15.0
 SILENT_SECONDS = 120.0
 RESAMPLES = 200
 TROUBLES_SHOWN = 6
+NARROW = 100
+"""Columns of a terminal below which the page leaves out what matters least."""
 
 
 def watch(study: Study, console: Console) -> None:
@@ -41,7 +43,7 @@ def watch(study: Study, console: Console) -> None:
     with Live(console=console, auto_refresh=False, screen=False) as live:
         while True:
             watched.refresh()
-            live.update(page(watched), refresh=True)
+            live.update(page(watched, console.width), refresh=True)
             if watched.is_over:
                 return
             time.sleep(REFRESH_SECONDS)
@@ -174,15 +176,16 @@ class Watched:
         law.widths.append(a.high - a.low)
 
 
-def page(watched: Watched) -> RenderableType:
+def page(watched: Watched, width: int = NARROW) -> RenderableType:
     """The study as one screen."""
-    slots = [_slots(watched)] if watched.running else []
-    return Group(_head(watched), *slots, _laws(watched), *_troubles(watched))
+    is_narrow = width < NARROW
+    slots = [_slots(watched, is_narrow)] if watched.running else []
+    return Group(_head(watched, is_narrow), *slots, _laws(watched), *_troubles(watched))
 
 
-def _head(watched: Watched) -> RenderableType:
+def _head(watched: Watched, is_narrow: bool) -> RenderableType:
     line = Table.grid(padding=(0, 2))
-    bar = _bar(watched.share, width=28)
+    bar = _bar(watched.share, width=10 if is_narrow else 28)
     line.add_row(Text(watched.study.name, style="bold"), bar, watched.headline)
     return line
 
@@ -191,23 +194,26 @@ def _bar(share: float, width: int) -> ProgressBar:
     return ProgressBar(1.0, share, width, complete_style="cyan", finished_style="green")
 
 
-def _slots(watched: Watched) -> Table:
+def _slots(watched: Watched, is_narrow: bool) -> Table:
     columns = ["running", "step", "", "loss", "curve", "tokens/s", "MFU"]
-    table = show.new_table(columns)
+    table = show.new_table(columns[:5] if is_narrow else columns)
     table.columns[columns.index("curve")].justify = "left"
+    table.columns[0].no_wrap = True
+    table.columns[0].min_width = max(len(run.name) for run, _ in watched.running)
     for run, found in watched.running:
         points = found.points
         last = points[-1] if points else None
         step = last.step if last else 0
-        table.add_row(
+        cells: list[RenderableType] = [
             run.name,
             f"{step:,} / {run.train.steps:,}",
-            _bar(step / run.train.steps, width=12),
+            _bar(step / run.train.steps, width=8 if is_narrow else 12),
             show.number(last and last.loss, ".3f"),
             Text(sparkline([point.loss for point in points]), style="cyan"),
             show.number(last and last.tokens_per_second, ",.0f"),
             show.number(last and last.mfu, ".0%"),
-        )
+        ]
+        table.add_row(*cells[: len(table.columns)])
         if last and (silent := time.time() - last.time) > SILENT_SECONDS:
             table.add_row(Text(f"  silent for {show.duration(silent)}", style="yellow"))
     return table
@@ -219,9 +225,16 @@ def _laws(watched: Watched) -> Table:
     table.columns[-1].justify = "left"
     for name, law in watched.laws.items():
         told = law.exponent or Text("too few runs", style="dim")
-        widths = Text(sparkline(law.widths, 12), style="green")
-        table.add_row(name, str(law.runs), told, law.size, widths)
+        table.add_row(name, str(law.runs), told, law.size, _narrowing(law.widths))
     return table
+
+
+def _narrowing(widths: list[float]) -> Text:
+    """The width of the exponent's interval, and how it became so."""
+    if not widths:
+        return Text()
+    curve = sparkline(widths, 12) if len(widths) > 1 else ""
+    return Text.assemble(f"{widths[-1]:.2f} ", (curve, "green"))
 
 
 def _troubles(watched: Watched) -> Iterator[Text]:

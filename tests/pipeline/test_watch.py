@@ -36,9 +36,9 @@ def watched(
     return watch.Watched(study, plan)
 
 
-def shown(watched: watch.Watched) -> str:
-    console = Console(file=io.StringIO(), width=120)
-    console.print(watch.page(watched))
+def shown(watched: watch.Watched, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(watch.page(watched, width))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -54,6 +54,28 @@ def test_it_tells_where_every_run_stands(watched: watch.Watched, attempt: Attemp
     assert "3.020" in text
     assert "first" not in text
     assert not watched.is_over
+
+
+def test_a_narrow_terminal_gets_whole_names(watched: watch.Watched, attempt: Attempt) -> None:
+    attempt("second", steps=range(10, 51, 10), end=None)
+    watched.refresh()
+    assert "tokens/s" in shown(watched)
+    narrow = shown(watched, 60)
+    assert "second" in narrow
+    assert "tokens/s" not in narrow
+    assert "…" not in narrow
+
+
+def test_the_driver_knows_best(
+    watched: watch.Watched, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt("second", steps=range(10, 51, 10), end=None)
+    told = {"expected_end": time.time() + 600, "paused": False}
+    monkeypatch.setattr(watch, "read_sweep", lambda _: told)
+    watched.refresh()
+    assert "about 10.0 min left" in watched.headline
+    told["paused"] = True
+    assert watched.headline.endswith("paused")
 
 
 def test_it_says_when_nothing_runs(watched: watch.Watched, attempt: Attempt) -> None:
