@@ -64,20 +64,32 @@ cd {folder}/code
 {setup}
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={folder}/token
 rm -f {folder}/exit {folder}/token
+finish() {{
+  status=$?
+  echo "$status" >{folder}/exit
+  rm -f {folder}/token
+  mapfile -t steps < <(jobs -p)
+  kill "${{steps[@]}}" 2>/dev/null || true
+  wait
+  exit "$status"
+}}
+trap finish EXIT
+trap 'exit 143' TERM
 (umask 077 && {python} -c 'import secrets; print(secrets.token_hex(32))' >{folder}/token)
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-on_head=(srun --nodes=1 --ntasks=1 "--nodelist=${{nodes[0]}}")
+each=(srun --overlap --cpus-per-task={cpus}{gpus})  # which srun takes from no directive
+on_head=("${{each[@]}}" --nodes=1 --ntasks=1 "--nodelist=${{nodes[0]}}")
 host=$("${{on_head[@]}}" {python} -c 'import ray.util; print(ray.util.get_node_ip_address())')
 address="$host:$((20000 + SLURM_JOB_ID % 10000))"
-"${{on_head[@]}}" --overlap bash {folder}/node.sh head "$address" &
+"${{on_head[@]}}" bash {folder}/node.sh head "$address" &
 until {python} -m ray.scripts.scripts health-check --address "$address" >/dev/null 2>&1; do
   if ! kill -0 "$!" 2>/dev/null; then echo "the head of Ray did not start" >&2; exit 1; fi
   sleep 1
 done
 if [ "${{#nodes[@]}}" -gt 1 ]; then
   others=$((${{#nodes[@]}} - 1))
-  srun "--nodes=$others" "--ntasks=$others" "--exclude=${{nodes[0]}}" --overlap \\
+  "${{each[@]}}" "--nodes=$others" "--ntasks=$others" "--exclude=${{nodes[0]}}" \\
     bash {folder}/node.sh worker "$address" &
 fi
 
@@ -92,11 +104,6 @@ while kill -0 "$driver" 2>/dev/null; do
   status=0
   wait "$driver" || status=$?
 done
-echo "$status" >{folder}/exit
-rm -f {folder}/token
-mapfile -t steps < <(jobs -p)
-kill "${{steps[@]}}" 2>/dev/null || true
-wait
 exit "$status"
 """
 
@@ -122,6 +129,8 @@ class Slurm:
         ]
 
     def start(self, package: Package, submission: Submission) -> bool:
+        if not self._shared.is_dir():
+            raise StudyError(f"shared: {self._shared} is not here: this is no login node")
         folder = self._folder(submission)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -199,6 +208,7 @@ class Slurm:
             name=f"isoflop-{submission.study}",
             nodes=cluster.nodes,
             cpus=cluster.cpus_per_node,
+            gpus=f" --gpus-per-node={cluster.gpus_per_node}" if cluster.gpus_per_node else "",
             directives="".join(f"#SBATCH {option}\n" for option in self._options()),
             time=cluster.time,
             folder=shlex.quote(str(self._folder(submission))),

@@ -93,6 +93,7 @@ def dump_yaml(value: Any) -> str:
     text = StringIO()
     yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
     yaml.width = 2**16
+    yaml.representer.ignore_aliases = lambda _: True
     yaml.dump(value, text)
     return text.getvalue()
 

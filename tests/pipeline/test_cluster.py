@@ -55,12 +55,23 @@ class Cluster:
             (corpus / f"{number:03d}.py").write_text("\n".join(lines))
 
     def __call__(self, *arguments: str | Path, code: int = 0) -> str:
+        command = [str(Path(sys.executable).with_name("isoflop")), *map(str, arguments)]
         done = subprocess.run(
-            [str(Path(sys.executable).with_name("isoflop")), *map(str, arguments)],
-            cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
+            command,
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        command = [str(Path(sys.executable).with_name("isoflop")), *map(str, arguments)]
+        return subprocess.Popen(
+            command, cwd=self.root, env=self.environment, stdout=subprocess.PIPE, text=True
+        )
 
     def up(self) -> None:
         self("cluster", "up", "--local", "2", "--cpus", "1")
@@ -210,16 +221,20 @@ def test_a_killed_driver_is_replaced_by_the_next(cluster: Cluster):
     assert set(cluster.runs("orphaned").values()) == {"finished"}
 
 
-def test_a_second_driver_is_told_who_leads(cluster: Cluster):
-    study = cluster.study("led", "3e9")
+def test_a_second_driver_is_told_who_leads_and_may_watch(cluster: Cluster):
+    study = cluster.study("led", "3e10")
     cluster("submit", study, "-c", "local")
     wait_for(lambda: cluster.is_training("led"))
     told = cluster("run", study, code=3)
     assert f"pid {cluster.driver('led')} since" in told
     assert "is running as" in cluster("submit", study, "fit.seed=1", "-c", "local", code=3)
-    watched = cluster("run", study, "--follow")
-    assert "of 4 runs ended" in watched
-    assert cluster.end_of("led") == "finished"
+    with cluster.start("run", study, "--follow") as follower:
+        assert follower.stdout
+        shown = [next(follower.stdout) for _ in range(2)]
+        follower.kill()
+    assert "already being run by" in shown[0]
+    assert "of 4 runs ended" in shown[1]
+    assert "stopped" in cluster("cancel", "led", "-c", "local")
 
 
 def test_a_killed_node_loses_its_runs_to_the_others_and_leaves_no_process(cluster: Cluster):
