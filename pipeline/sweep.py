@@ -282,6 +282,7 @@ class Sweep(Generic[W]):
             else:
                 self.say(f"{job.run.name} {outcome.status}: {outcome.reason}")
         elif outcome.status == "preempted":
+            job.expected = max(job.expected - took, 0.0)
             self.queue.add(job)
         else:
             self._retry(job, outcome)

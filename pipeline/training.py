@@ -98,18 +98,31 @@ class Shown:
     ) -> None:
         self.path, self.work, self.runs, self.clock = path, work, runs, clock
         self._written = -math.inf
+        self._first: dict[tuple[str, float], tuple[float, int]] = {}
 
     def __call__(self, sweep: Sweep[Any]) -> None:
-        """Show it."""
+        """Show it, what is expected of the runs revised by how far they are."""
+        is_due = self.clock() - self._written > RECORD_SECONDS
+        if is_due:
+            for _, job in sweep.busy.values():
+                self._revise(job)
         over = len(sweep.ended) + len(sweep.failed)
         names = ", ".join(job.run.name for _, job in sweep.busy.values()) or "nothing"
         left = sweep.seconds_left
         when = f", about {duration(left)} left" if math.isfinite(left) else ""
         note = f"{over} of {self.runs} runs ended{when}; now {names}"
         self.work.update(self.work.total - sweep.area_left, note)
-        if self.clock() - self._written > RECORD_SECONDS or not (sweep.busy or sweep.queue):
+        if is_due or not (sweep.busy or sweep.queue):
             self._written = self.clock()
             write_text(self.path, json.dumps(sweep.record()) + "\n")
+
+    def _revise(self, job: Job) -> None:
+        """Expect of a run what its own pace since it was first looked at says."""
+        now, step = self.clock(), read_tail(job.folder).step
+        began, first = self._first.setdefault((job.run.name, job.began), (now, step))
+        if step > first:
+            left = (job.run.train.steps - step) * (now - began) / (step - first)
+            job.expected = now - job.began + left
 
 
 def _told(sweep: Sweep[Any]) -> None:

@@ -1,7 +1,14 @@
 """The end of a journal tells what all of it would, however long it is."""
 
+import json
+
+import pytest
+from rich.console import Console
+
+from pipeline.progress import Task
+from pipeline.sweep import PAUSED, Job, Sweep
 from pipeline.tail import Tail, read_tail
-from pipeline.training import PAUSED
+from pipeline.training import Shown
 
 
 def test_it_agrees_with_the_whole_journal(attempt, tmp_path):
@@ -44,3 +51,19 @@ def test_a_study_is_paused_by_a_file(tmp_path):
     assert (made.folder / PAUSED).exists()
     pause(made, off=True)
     assert not (made.folder / PAUSED).exists()
+
+
+def test_what_is_expected_of_a_run_follows_its_own_pace(attempt, run_config, tmp_path):
+    clock = [100.0]
+    shown = Shown(tmp_path / "sweep.json", Task(Console(), "train", 1.0, None), 1, lambda: clock[0])
+    job = Job(run_config, attempt(steps=[10], end=None), expected=5.0, began=95.0)
+    sweep = Sweep(lambda: 2, 0, None, None, clock=lambda: clock[0], devices=2)
+    sweep.busy[0] = (None, job)
+    shown(sweep)
+    attempt(steps=[20, 40], end=None, resumed_from=10)
+    clock[0] = 130.0
+    shown(sweep)
+    assert job.expected == 35 + 60  # 30 steps in 30 s, 60 are left of 100
+    told = json.loads((tmp_path / "sweep.json").read_text())
+    assert told["running"] == ["dense"]
+    assert told["expected_end"] - told["updated"] == pytest.approx(60)
