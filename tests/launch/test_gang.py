@@ -155,6 +155,7 @@ def test_ranks_of_a_node_follow_each_other(nodes: list[str], ranks: list[int]):
     assert [rank_by_node(index, nodes) for index in range(len(nodes))] == ranks
 
 
+@pytest.mark.slow
 def test_a_run_that_a_later_driver_claims_is_left_alone(
     run_config: Make, ray_cluster: None, tmp_path: Path
 ):
