@@ -68,6 +68,9 @@ class Study(Strict):
     mlflow: Uri | None = Field(
         default=None, description="URI of a store; null: SQLite in the study's folder"
     )
+    artifacts: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="URI for MLflow's files; null: the study's folder, or a server's"
+    )
 
     @model_validator(mode="after")
     def _baseline_is_an_architecture(self) -> Study:

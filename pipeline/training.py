@@ -87,7 +87,7 @@ def train(
 
 def tracker(study: Study) -> Tracker:
     """The study's experiment in its store."""
-    return Tracker(study.mlflow, study.folder, study.name)
+    return Tracker(study.mlflow, study.folder, study.name, study.artifacts)
 
 
 class Shown:
