@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class Jobs:
 
     def __init__(self, url: str, token: str | None = None) -> None:
         self.url = url
+        os.environ["RAY_API_SERVER_ADDRESS"] = url  # RAY_ADDRESS would be asked, and told the token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._client: Any = self._ask(lambda: JobSubmissionClient(url, headers=headers))
 
