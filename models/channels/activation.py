@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,8 +41,31 @@ def activate(name: str, x: Tensor) -> Tensor:
     """Apply it; a gated one takes (gate, value) side by side in the last axis."""
     if name in _PLAIN:
         return _PLAIN[name](x)
+    if name == "swiglu":
+        y: Tensor = _SwiGlu.apply(x)  # type: ignore[no-untyped-call]
+        return y
     gate, value = x.chunk(2, -1)
     return _GATES[name](gate) * value
+
+
+class _SwiGlu(torch.autograd.Function):
+    """Keeps its input alone, and writes both halves of the gradient into one tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        gate, value = x.chunk(2, -1)
+        return F.silu(gate).mul_(value)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        gate, value = x.chunk(2, -1)
+        dx = torch.empty_like(x)
+        dgate, dvalue = dx.chunk(2, -1)
+        torch.ops.aten.silu_backward.grad_input(dy * value, gate, grad_input=dgate)
+        torch.mul(dy, F.silu(gate), out=dvalue)
+        return dx
 
 
 def hidden_width(width: int, activation: str, expansion: float | None, multiple: int) -> int:

@@ -105,6 +105,16 @@ def test_two_ranks_give_what_one_gives() -> None:
     torch.testing.assert_close((parts[0][3] + parts[1][3]) / 2, loss.detach())
 
 
+def test_swiglu_is_silu_times_the_other_half() -> None:
+    x = torch.randn(3, 5, 8, dtype=torch.float64, requires_grad=True)
+    gate, value = x.chunk(2, -1)
+    expected = torch.nn.functional.silu(gate) * value
+    torch.testing.assert_close(activate("swiglu", x), expected)
+    dy = torch.randn(3, 5, 4, dtype=torch.float64)
+    ours, theirs = (torch.autograd.grad(y, x, dy)[0] for y in (activate("swiglu", x), expected))
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_top_one_is_the_sparse_layer_of_switch_transformers() -> None:
     """Router and experts; theirs drops what is over its capacity, here nothing is."""
     transformers = pytest.importorskip("transformers")
