@@ -155,7 +155,7 @@ class Watched:
         runs = [
             each
             for each in self.finished
-            if each[0].labels["architecture"] == name and each[0].labels.get("role") != "trunk"
+            if each[0].labels["architecture"] == name and each[0].labels.get("role", "run") == "run"
         ]
         if len(runs) == law.runs:
             return
