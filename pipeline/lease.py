@@ -95,8 +95,11 @@ def leading(
     beat: float = BEAT,
     patience: float = PATIENCE,
     on_loss: Callable[[], None] = _thread.interrupt_main,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Lease]:
     """Lead the study in ``folder`` for the block; losing the lead interrupts it.
+
+    ``say`` is told of a wait: whether a leader of another machine lives takes a while to tell.
 
     Raises:
         BusyError: another process leads it; the message says which.
@@ -105,7 +108,7 @@ def leading(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lease = _acquire(folder, beat, patience)
+        lease = _acquire(folder, beat, patience, say)
     except OSError as error:
         raise StudyError(f"output: {folder} cannot be written: {error.strerror}") from None
     lease.keep(beat, on_loss)
@@ -124,11 +127,11 @@ def leader(folder: Path) -> Leader | None:
     return None if found is None or found.has_left or _is_dead_here(found) else found
 
 
-def _acquire(folder: Path, beat: float, patience: float) -> Lease:
+def _acquire(folder: Path, beat: float, patience: float, say: Callable[[str], None]) -> Lease:
     while True:
         epoch = _newest(folder)
         if epoch:
-            _wait_for_death(folder, epoch, beat, patience)
+            _wait_for_death(folder, epoch, beat, patience, say)
         try:
             path = _path(folder, epoch + 1)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
@@ -143,13 +146,16 @@ def _acquire(folder: Path, beat: float, patience: float) -> Lease:
         return Lease(folder, epoch + 1, descriptor, me)
 
 
-def _wait_for_death(folder: Path, epoch: int, beat: float, patience: float) -> None:
+def _wait_for_death(
+    folder: Path, epoch: int, beat: float, patience: float, say: Callable[[str], None]
+) -> None:
     """Return when nobody leads by ``epoch`` any more; raise `BusyError` if somebody does."""
     first = _read(folder, epoch)
     if first is not None and (first.has_left or _is_dead_here(first)):
         return
     if first is not None and first.machine == _machine():
         raise _busy(folder, first)
+    say(f"{folder.name}: led by {first}; looking for {patience:g} s at most whether that one lives")
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         time.sleep(beat / 4)

@@ -91,7 +91,10 @@ def run_study(
         StudyError: a run failed for good, nothing finished, or ``device_hours`` did not suffice.
     """
     say = partial(console.print, markup=False)
-    with leading(study.folder) as lease, Machine(study, slots, cluster, say) as machine:
+    with (
+        leading(study.folder, say=say) as lease,
+        Machine(study, slots, cluster, say) as machine,
+    ):
         while True:
             ready = _preflight(study, console, machine)
             if ready.left:
