@@ -30,7 +30,7 @@ $(ORACLES): $(READY)
 setup-gpu: setup ## add the CUDA kernels (compiles; needs nvcc and a GPU build of torch)
 	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[gpu]'
 
-study: setup     ## the quickstart: a whole scaling study on this machine, in about eleven minutes
+study: setup     ## the quickstart: a whole scaling study on this machine, in about ten minutes
 	$(BIN)/isoflop run configs/studies/quickstart.yaml
 
 check: setup     ## format, lint and types
@@ -39,7 +39,8 @@ check: setup     ## format, lint and types
 	$(BIN)/mypy $(PACKAGES)
 
 test: check $(ORACLES) ## check, then the fast tests
-	$(BIN)/pytest -m "not slow and not cuda"
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto -m "not slow and not cuda and not cluster"
+	$(BIN)/pytest -m "cluster and not slow and not cuda"
 
 test-all: check $(ORACLES) ## check, then every test this machine can run (slow ones too)
 	$(BIN)/pytest --timeout=1800
