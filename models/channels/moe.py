@@ -39,7 +39,8 @@ class Moe(Branch, name="moe"):
     Experts are `mlp`s; their weights are stacked (E, …) and carry `expert = True`. score,
     normalize, scale, n_groups, top_groups, selection_bias: see `Router`; by default the chosen
     weights sum to 1 if there are several (one would be constant, and the router learn nothing).
-    shared_hidden: width of a shared MLP that every token also takes (DeepSeekMoE, 2401.06066);
+    shared_hidden: width of a shared MLP that every token also takes (DeepSeekMoE, 2401.06066), or
+    that of n_shared experts;
     shared_gate: weighed by sigmoid(w x) (Qwen2-MoE). gate_input: the weight multiplies the expert's
     input, not its output (Llama 4). capacity: an expert takes at most capacity · N K / E of the
     choices, first come first served, the others give zero (GShard); null drops none. bias_rate:
@@ -48,7 +49,14 @@ class Moe(Branch, name="moe"):
     Reports the raw losses `balance` and `router_z`, and `load`, the share of rows of each expert.
     """
 
-    derived = ("expansion", "multiple", "balance_weight", "router_z_weight", "bias_rate")
+    derived = (
+        "expansion",
+        "multiple",
+        "balance_weight",
+        "router_z_weight",
+        "bias_rate",
+        "n_shared",
+    )
 
     def __init__(
         self,
@@ -68,6 +76,7 @@ class Moe(Branch, name="moe"):
         selection_bias: bool = False,
         bias_rate: float = 0.001,
         shared_hidden: int | None = None,
+        n_shared: int = 0,
         shared_gate: bool = False,
         gate_input: bool = False,
         capacity: float | None = None,
@@ -98,6 +107,7 @@ class Moe(Branch, name="moe"):
         for weight in (self.into_EDI, self.out_EID):
             weight.expert = True  # type: ignore[attr-defined]
         self.shared = None
+        self.shared_hidden = shared_hidden = shared_hidden or n_shared * self.hidden or None
         if shared_hidden is not None:
             self.shared = Mlp(frame, activation=activation, hidden=shared_hidden)
         self.shared_gate = Linear(frame.width, 1) if shared_gate else None

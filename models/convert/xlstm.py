@@ -57,10 +57,10 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         "num_heads": mlstm.n_heads,
         "v_dim_factor": factor(mlstm.n_heads * mlstm.head_width),
         "qk_dim_factor": factor(mlstm.n_heads * mlstm.k_width),
-        "gate_soft_cap": mlstm.gate_softcap,
+        "gate_soft_cap": float(mlstm.gate_softcap),
         "ffn_proj_factor": factor(hidden),
         "ffn_round_up_to_multiple_of": 1,
-        "output_logit_soft_cap": recipe.logit_softcap,
+        "output_logit_soft_cap": float(recipe.logit_softcap),
         "norm_eps": recipe.norm.eps,
     }
 

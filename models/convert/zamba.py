@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from models import schema
 from models.convert import decoder
 from models.convert.decoder import branch, norm
 from models.convert.rules import Rule, mapped, same, stacked
@@ -60,7 +61,10 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
     """Theirs of ours."""
     recipe: Any = config.recipe
     hybrid = decoder.sample(config, "hybrid")
-    mamba, options = hybrid.mamba, recipe.branches["mamba_heads"]
+    mamba, options = hybrid.mamba, dict(recipe.branches["mamba_heads"])
+    inside = schema.check(recipe.branches["hybrid"]["mamba"] or {}, type(mamba))
+    if inside != {key: value for key, value in options.items() if key != "type"}:
+        raise RecipeError(("branches", "hybrid", "mamba"), inside, "mamba_heads' own", "differs")
     return {
         "model_type": "zamba",
         **decoder.shape(config),

@@ -28,6 +28,7 @@ class Zamba(Branch, name="zamba"):
     width; scores are times √(2/K). hidden: of its gated MLP, by default 4 times the width.
     """
 
+    derived = ("mamba",)
     reads_stream = True
 
     def __init__(

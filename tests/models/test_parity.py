@@ -298,6 +298,19 @@ def test_exported_folder_is_loaded_and_generates_the_same(tmp_path: Path, zoo: A
         assert torch.equal(theirs, tokens)
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "n_layers"),
+    [("rwkv4", 32, 2), ("xlstm", 128, 1), ("qwen3_next", 32, 4), ("falcon_mamba", 32, 1)]
+    + [("diff_transformer", 32, 1), ("nemotron_h", 32, 13), ("llama4", 32, 4), ("zamba", 32, 12)],
+)
+@torch.no_grad()
+def test_recipes_can_be_exported(zoo: Any, name: str, width: int, n_layers: int) -> None:
+    config = zoo.recipe_of(name).at(width=width, n_layers=n_layers, vocab_size=zoo.vocab)
+    model = zoo.randomized(config, torch.float32)
+    x = zoo.tokens(1, 7)
+    torch.testing.assert_close(to_hf(model).eval()(x).logits, model(x), rtol=1e-3, atol=1e-4)
+
+
 def test_what_cannot_be_converted_says_so(zoo: Any) -> None:
     from models import build
 
