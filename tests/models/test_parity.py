@@ -300,8 +300,16 @@ def test_exported_folder_is_loaded_and_generates_the_same(tmp_path: Path, zoo: A
 
 @pytest.mark.parametrize(
     ("name", "width", "n_layers"),
-    [("rwkv4", 32, 2), ("xlstm", 128, 1), ("qwen3_next", 32, 4), ("falcon_mamba", 32, 1)]
-    + [("diff_transformer", 32, 1), ("nemotron_h", 32, 13), ("llama4", 32, 4), ("zamba", 32, 12)],
+    [
+        ("rwkv4", 32, 2),
+        ("xlstm", 128, 1),
+        ("qwen3_next", 32, 4),
+        ("falcon_mamba", 32, 1),
+        ("diff_transformer", 32, 1),
+        ("nemotron_h", 32, 13),
+        ("llama4", 32, 4),
+        ("zamba", 32, 12),
+    ],
 )
 @torch.no_grad()
 def test_recipes_can_be_exported(zoo: Any, name: str, width: int, n_layers: int) -> None:
