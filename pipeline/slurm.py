@@ -33,6 +33,7 @@ set -euo pipefail
 {setup}
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={folder}/token RAY_USAGE_STATS_ENABLED=0
 scratch=$(mktemp --directory {scratch}/isoflop-XXXXXX)
+trap 'rm -rf "$scratch"' EXIT
 options=(--block --disable-usage-stats --num-cpus={cpus} --num-gpus={gpus})
 options+=(--dashboard-agent-listen-port=0 "--temp-dir=$scratch")
 if [ "$1" = head ]; then
@@ -44,7 +45,6 @@ fi
 trap 'kill -TERM "$!" 2>/dev/null || true' TERM
 wait "$!" || true
 wait "$!" || true
-rm -rf "$scratch"
 """
 
 BATCH = """\
