@@ -17,7 +17,6 @@ from pipeline.cluster_file import Cluster
 from pipeline.config import Study, fingerprint
 from pipeline.errors import StudyError
 from pipeline.fits import fit_table, fits_of, fitted
-from pipeline.forecasts import forecast_records
 from pipeline.grids import AdaptiveGrid, short
 from pipeline.lease import leading
 from pipeline.machine import Machine
@@ -220,7 +219,7 @@ def _fit(study: Study, console: Console, plan: Plan) -> dict[str, Any]:
     publish(tracker(study), document["analysis"], say)
     console.print(summary(study, document))
     if (study.folder / "forecasts").is_dir():
-        from pipeline.forecasts import forecast_study, forecast_table
+        from pipeline.forecasts import forecast_records, forecast_study, forecast_table
 
         register = forecast_study(study, None, None)
         console.print(forecast_table(register))
