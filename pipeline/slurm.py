@@ -32,8 +32,10 @@ NODE = """\
 set -euo pipefail
 {setup}
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={folder}/token RAY_USAGE_STATS_ENABLED=0
-scratch=$(mktemp --directory {scratch}/isoflop-XXXXXX)
+scratch=
 trap 'rm -rf "$scratch"' EXIT
+trap 'exit 143' TERM
+scratch=$(mktemp --directory {scratch}/isoflop-XXXXXX)
 options=(--block --disable-usage-stats --num-cpus={cpus} --num-gpus={gpus})
 options+=(--dashboard-agent-listen-port=0 "--temp-dir=$scratch")
 if [ "$1" = head ]; then
