@@ -41,7 +41,7 @@ def minimise(
     log_target_RN: Array,
     weights_RN: Array,
     delta: float = DELTA,
-    tolerance: float = 1e-12,
+    tolerance: float = 1e-16,
     max_iterations: int = 300,
     fixed_P: NDArray[np.bool_] | None = None,
 ) -> Solution:

@@ -55,6 +55,9 @@ class Worker:
         os.environ.update(place.environment())
         self._ranks = Ranks(place, self._store)
         import launch.train  # noqa: F401
+        from launch.device import keep_pages
+
+        keep_pages()
 
     def train(self, config_json: bytes, folder: str) -> End:
         from launch.train import train

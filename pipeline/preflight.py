@@ -8,6 +8,7 @@ runs' steps are interpolated between them by their FLOPs. What finished runs too
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -113,7 +114,8 @@ def _step_flops(run: RunConfig) -> float:
 
 def _measure(probes: dict[str, RunConfig], slots: int) -> dict[str, float]:
     ranks = max(run.parallel.ranks for run in probes.values())
-    with ProcessPoolExecutor(max(slots // ranks, 1), get_context("spawn")) as pool:
+    here = min(slots, len(os.sched_getaffinity(0)))  # a cluster's other slots are elsewhere
+    with ProcessPoolExecutor(max(here // ranks, 1), get_context("spawn")) as pool:
         return dict(zip(probes, pool.map(_probe, probes.values()), strict=True))
 
 
@@ -129,9 +131,11 @@ def _probe(run: RunConfig) -> float:
     """Median seconds of a training step of ``run``'s model on its share of the machine."""
     import torch
 
+    from launch.device import keep_pages
     from models import ModelConfig, build
     from models.training import blank, losses
 
+    keep_pages()
     torch.set_num_threads(run.parallel.threads or 1)
     device = torch.device("cuda" if run.parallel.gpus_per_rank else "cpu")
     with device:
