@@ -111,7 +111,7 @@ class Shown:
         left = sweep.seconds_left
         when = f", about {duration(left)} left" if math.isfinite(left) else ""
         note = f"{over} of {self.runs} runs ended{when}; now {names}"
-        self.work.update(self.work.total - sweep.area_left, note)
+        self.work.update(sweep.spent, note, total=sweep.spent + sweep.area_left)
         if is_due or not (sweep.busy or sweep.queue):
             self._written = self.clock()
             write_text(self.path, json.dumps(sweep.record()) + "\n")
