@@ -30,7 +30,7 @@ $(ORACLES): $(READY)
 setup-gpu: setup ## add the CUDA kernels (compiles; needs nvcc and a GPU build of torch)
 	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[gpu]'
 
-study: setup     ## the quickstart: a whole scaling study on this machine, in about ten minutes
+study: setup     ## the quickstart: a whole scaling study on this machine, in under ten minutes
 	$(BIN)/isoflop run configs/studies/quickstart.yaml
 
 check: setup     ## format, lint and types

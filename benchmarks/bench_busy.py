@@ -1,6 +1,6 @@
 """How busy a study keeps its slots: seconds of training steps over wall seconds times slots.
 
-Runs the training phase of a study in a folder of its own (the quickstart: about ten minutes) and
+Runs the training phase of a study in a folder of its own (the quickstart: eight minutes) and
 reads what the sweep recorded. Goal: 0.8 for the quickstart on two cores.
 
     python benchmarks/bench_busy.py [STUDY] [KEY=VALUE]...
