@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,12 @@ def publish(tracker: Tracker, analysis: Mapping[str, Any], say: Callable[[str], 
         tracker.log(report_record(tracker.folder))
 
 
-def send(tracker: Tracker, record: Record, say: Callable[[str], None]) -> None:
-    """Send MLflow a record that it lacks; only tell an outage."""
+def send(tracker: Tracker, records: Iterable[Record], say: Callable[[str], None]) -> None:
+    """Send MLflow those records that it lacks; only tell an outage."""
     with _outage_told(tracker, say):
-        if not tracker.has_record(record):
-            tracker.log(record)
+        for record in records:
+            if not tracker.has_record(record):
+                tracker.log(record)
 
 
 @contextmanager

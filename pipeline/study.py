@@ -223,6 +223,5 @@ def _fit(study: Study, console: Console, plan: Plan) -> dict[str, Any]:
 
         register = forecast_study(study, None, None)
         console.print(forecast_table(register))
-        for record in forecast_records(register):
-            send(tracker(study), record, say)
+        send(tracker(study), forecast_records(register), say)
     return document

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import (
+    ArchitectureOption,
+    BudgetOption,
     DebugOption,
     JsonOption,
     Overrides,
@@ -65,11 +67,9 @@ def _fit_csv(path: str, law: str, columns: list[str], resamples: int, as_json: b
 @app.command(epilog="Example: isoflop predict quickstart --flops 1e15 --architecture dense")
 def predict(
     study: StudyArgument,
-    flops: Annotated[float, typer.Option("--flops", help="Training FLOPs to spend.")],
+    flops: BudgetOption,
     overrides: Overrides = None,
-    architecture: Annotated[
-        str | None, typer.Option("--architecture", "-a", help="Only this one.")
-    ] = None,
+    architecture: ArchitectureOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -87,11 +87,9 @@ def predict(
 @app.command(epilog="Example: isoflop allocate quickstart --flops 1e13 -a dense")
 def allocate(
     study: StudyArgument,
-    flops: Annotated[float, typer.Option("--flops", help="Training FLOPs to spend.")],
+    flops: BudgetOption,
     overrides: Overrides = None,
-    architecture: Annotated[
-        str | None, typer.Option("--architecture", "-a", help="Only this one.")
-    ] = None,
+    architecture: ArchitectureOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -113,9 +111,7 @@ def forecast(
     flops: Annotated[
         float | None, typer.Option("--flops", help="Freeze a forecast for this budget.")
     ] = None,
-    architecture: Annotated[
-        str | None, typer.Option("--architecture", "-a", help="Only this one.")
-    ] = None,
+    architecture: ArchitectureOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -131,8 +127,7 @@ def forecast(
         print_json(register)
     else:
         console().print(forecast_table(register))
-    for record in forecast_records(register):
-        send(tracker(chosen), record, console(as_json=True).print)
+    send(tracker(chosen), forecast_records(register), console(as_json=True).print)
 
 
 @app.command(epilog="Example: isoflop compare quickstart mine.yaml")
@@ -154,4 +149,4 @@ def compare(
         print_json(found.to_dict())
     else:
         console().print(comparison_page(found))
-    send(tracker(study), comparison_record(found), console(as_json=True).print)
+    send(tracker(study), [comparison_record(found)], console(as_json=True).print)

@@ -47,6 +47,10 @@ ClusterOption = Annotated[
         help="A cluster's YAML file, or a name under configs/clusters.",
     ),
 ]
+ArchitectureOption = Annotated[
+    str | None, typer.Option("--architecture", "-a", help="Only this one.")
+]
+BudgetOption = Annotated[float, typer.Option("--flops", help="Training FLOPs to spend.")]
 SlotsOption = Annotated[
     int | None, typer.Option("--slots", min=1, help="Cores to train on (default: all).")
 ]

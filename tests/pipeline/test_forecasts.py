@@ -95,8 +95,7 @@ def test_mlflow_shows_each_forecast_and_what_came_of_it(study):
 
     def show() -> list[Any]:
         tracker = Tracker(None, study.folder, study.name)
-        for record in forecast_records(forecast_study(study, None, None)):
-            send(tracker, record, told.append)
+        send(tracker, forecast_records(forecast_study(study, None, None)), told.append)
         runs = tracker.client.search_runs([tracker.experiment_id], "tags.kind = 'forecast'")
         return sorted(runs, key=lambda run: run.data.tags["forecast"])
 
