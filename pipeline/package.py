@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from data.files import sha256
 from pipeline.cluster_file import Cluster
 from pipeline.config import Study
-from pipeline.errors import ConfigError
 from pipeline.yaml_file import dump_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,13 +31,7 @@ class Package:
 
     @classmethod
     def of(cls, study: Study, cluster: Cluster) -> Package:
-        """``study`` with its folder in the shared one; files that it names here, by full path.
-
-        Raises:
-            ConfigError: the URI of its MLflow store has a password, which others could read.
-        """
-        if study.mlflow and urlsplit(study.mlflow).password is not None:
-            raise ConfigError(["mlflow: given a URI with a password, allowed: one without"])
+        """``study`` with its folder in the shared one; files that it names here, by full path."""
         moved = {"output": cluster.shared, "mlflow": study.mlflow or cluster.mlflow}
         study = study.model_copy(update=moved)
         return cls(study, cluster, _code() | _settings(study, cluster))

@@ -43,6 +43,46 @@ def shortest(layers: list[str]) -> str:
     return " ".join(layers[:period])
 
 
+def used(layers: list[str], branches: dict[str, Any]) -> dict[str, Any]:
+    """Those of the branches that these layers name."""
+    names = {name for layer in layers for name in layer.split("+")}
+    return {name: options for name, options in branches.items() if name in names}
+
+
+def routed(hf: Any) -> dict[str, Any]:
+    """The experts of a Qwen config, with a gated shared one."""
+    return {
+        "activation": "swiglu",
+        "hidden": hf.moe_intermediate_size,
+        "n_experts": hf.num_experts,
+        "top_k": hf.num_experts_per_tok,
+        "normalize": hf.norm_topk_prob,
+        "shared_hidden": hf.shared_expert_intermediate_size,
+        "shared_gate": True,
+    }
+
+
+def routed_keywords(config: ModelConfig) -> dict[str, Any]:
+    """A Qwen config's experts of ours."""
+    moe = config.recipe.branches["moe"]
+    return {
+        "moe_intermediate_size": hidden(config, "moe"),
+        "num_experts": moe["n_experts"],
+        "num_experts_per_tok": moe["top_k"],
+        "norm_topk_prob": moe["normalize"] is not False and moe["top_k"] > 1,
+        "shared_expert_intermediate_size": moe["shared_hidden"],
+    }
+
+
+def routed_rules(ours: str, theirs: str) -> list[Rule]:
+    """Those experts, weight by weight."""
+    return [
+        *experts(ours, theirs),
+        *gated_mlp(f"{ours}.shared", f"{theirs}.shared_expert"),
+        same(f"{ours}.shared_gate.weight", f"{theirs}.shared_expert_gate.weight"),
+    ]
+
+
 def rope(hf: Any) -> dict[str, Any]:
     """Rotary positions of a config."""
     parameters = hf.rope_parameters

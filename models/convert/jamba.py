@@ -39,11 +39,10 @@ def config(hf: Any) -> ModelConfig:
             "normalize": False,
         },
     }
-    used = {name for layer in layers for name in layer.split("+")}
     return decoder.recipe_at(
         hf,
         pattern=" ".join(layers),
-        branches={name: options for name, options in branches.items() if name in used},
+        branches=decoder.used(layers, branches),
         norm={"type": "rmsnorm", "placement": "pre", "eps": hf.rms_norm_eps},
         tied=hf.tie_word_embeddings,
     )

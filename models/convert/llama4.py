@@ -51,11 +51,10 @@ def config(hf: Any) -> ModelConfig:
             "shared_hidden": hf.intermediate_size,
         },
     }
-    used = {name for layer in layers for name in layer.split("+")}
     return decoder.recipe_at(
         hf,
         pattern=decoder.shortest(layers),
-        branches={name: options for name, options in branches.items() if name in used},
+        branches=decoder.used(layers, branches),
         norm={"type": "rmsnorm", "placement": "pre", "eps": hf.rms_norm_eps},
         positions=decoder.rope(hf),
         tied=hf.tie_word_embeddings,

@@ -34,21 +34,12 @@ def config(hf: Any) -> ModelConfig:
         "attention": decoder.attention_options(
             hf, qk_norm="head", gate=True, bias=hf.attention_bias, out_bias=hf.attention_bias
         ),
-        "moe": {
-            "activation": "swiglu",
-            "hidden": hf.moe_intermediate_size,
-            "n_experts": hf.num_experts,
-            "top_k": hf.num_experts_per_tok,
-            "normalize": hf.norm_topk_prob,
-            "shared_hidden": hf.shared_expert_intermediate_size,
-            "shared_gate": True,
-        },
+        "moe": decoder.routed(hf),
     }
-    used = {name for layer in layers for name in layer.split("+")}
     return decoder.recipe_at(
         hf,
         pattern=decoder.shortest(layers),
-        branches={name: options for name, options in branches.items() if name in used},
+        branches=decoder.used(layers, branches),
         norm={"type": "rmsnorm", "placement": "pre", "eps": hf.rms_norm_eps},
         positions=decoder.rope(hf),
         tied=hf.tie_word_embeddings,
@@ -58,7 +49,7 @@ def config(hf: Any) -> ModelConfig:
 def hf_config(config: ModelConfig) -> dict[str, Any]:
     """Theirs of ours."""
     recipe: Any = config.recipe
-    delta, moe = decoder.sample(config, "gated_delta"), recipe.branches["moe"]
+    delta: Any = decoder.sample(config, "gated_delta")
     return {
         "model_type": "qwen3_next",
         **decoder.shape(config),
@@ -71,11 +62,7 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         "linear_key_head_dim": delta.head_width,
         "linear_value_head_dim": delta.v_width,
         "linear_conv_kernel_dim": delta.n_taps,
-        "moe_intermediate_size": decoder.hidden(config, "moe"),
-        "num_experts": moe["n_experts"],
-        "num_experts_per_tok": moe["top_k"],
-        "norm_topk_prob": moe["normalize"] is not False and moe["top_k"] > 1,
-        "shared_expert_intermediate_size": moe["shared_hidden"],
+        **decoder.routed_keywords(config),
         "rms_norm_eps": recipe.norm.eps,
     }
 
@@ -84,14 +71,12 @@ def rules(config: ModelConfig) -> list[Rule]:
     """Weight by weight."""
     found = decoder.ends(config, make=plus_one)
     for i, (mixer, _) in enumerate(config.layers()):
-        theirs, moe = f"model.layers.{i}", branch(i, 1)
+        theirs = f"model.layers.{i}"
         if mixer.name == "attention":
             found += _attention(config, branch(i, 0), f"{theirs}.self_attn")
         else:
             found += _delta(config, branch(i, 0), f"{theirs}.linear_attn")
-        found += decoder.experts(moe, f"{theirs}.mlp")
-        found += decoder.gated_mlp(f"{moe}.shared", f"{theirs}.mlp.shared_expert")
-        found.append(same(f"{moe}.shared_gate.weight", f"{theirs}.mlp.shared_expert_gate.weight"))
+        found += decoder.routed_rules(branch(i, 1), f"{theirs}.mlp")
         found.append(plus_one(norm(i, 0), f"{theirs}.input_layernorm.weight"))
         found.append(plus_one(norm(i, 1), f"{theirs}.post_attention_layernorm.weight"))
     return found
