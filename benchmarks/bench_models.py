@@ -1,4 +1,4 @@
-"""Speed of the models, as ratios measured in turn in one run; imports torch and `models` only.
+"""Speed of the models, as ratios measured in turn in one run; needs torch and this tree alone.
 
     python benchmarks/bench_models.py [--width 128] [--longest 8192] [--device cuda]
 
@@ -17,9 +17,7 @@ ours does: both take the time of the same matmuls.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib.util
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -31,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from launch.device import keep_pages
 from models import Recipe, cost
 from models.branch import Branch, Frame
 from models.channels.mlp import Mlp
@@ -223,14 +222,6 @@ def in_turn(runs: list[Run], turns: int = 5) -> list[float]:
             if turn:  # the first one warms up
                 times.append(now() - start)
     return [median(times) for times in taken]
-
-
-def keep_pages() -> None:
-    """Tell glibc never to give freed memory back."""
-    if sys.platform == "linux":
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        for setting in (m_trim_threshold, m_mmap_threshold):
-            ctypes.CDLL(None).mallopt(setting, 1 << 30)
 
 
 def now() -> float:

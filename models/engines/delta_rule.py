@@ -8,8 +8,9 @@ The state forgets by a_t and replaces what it held under the key k_t, by the fra
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from models.engines.chunks import Chunks
 
 
 def flops(length: int, n_heads: int, k_width: int, v_width: int) -> int:
@@ -56,20 +57,14 @@ def chunked(
     between chunks one state is handed on."""
     B, T, H, V = v_BTHV.shape
     K = k_BTHK.shape[-1]
-    Q = min(chunk, T)
-    C = -(-T // Q)
-    pad = C * Q - T
-
-    def fold(x: Tensor) -> Tensor:  # (B, T, H, …) to (B, C, H, Q, …)
-        x = F.pad(x, (0, 0) * (x.ndim - 2) + (0, pad))
-        return x.view(B, C, Q, *x.shape[2:]).transpose(2, 3)
-
+    chunks = Chunks(T, chunk)
+    Q, fold = chunks.size, chunks.fold
     q, k, v = fold(q_BTHK), fold(k_BTHK), fold(v_BTHV)
     decay, rate = fold(log_decay_BTH).cumsum(-1), fold(rate_BTH)[..., None]
     seen = torch.ones(Q, Q, dtype=torch.bool, device=q.device).tril()
     to_end, from_start, across = decay[..., -1:] - decay, decay, decay[..., -1]
     if starts_BT is not None:
-        runs = F.pad(starts_BT, (0, pad)).view(B, C, 1, Q).cumsum(-1)
+        runs = chunks.runs(starts_BT)
         seen = seen & (runs[..., :, None] == runs[..., None, :])
         to_end = to_end.masked_fill(runs != runs[..., -1:], -torch.inf)
         from_start = from_start.masked_fill(runs != 0, -torch.inf)
@@ -90,5 +85,4 @@ def chunked(
         change = v_c - z_c @ state
         rows.append(q_c @ state + scores_c @ change)
         state = kept * state + k_c @ change
-    y = torch.stack(rows, 1).transpose(2, 3).reshape(B, C * Q, H, V)
-    return y[:, :T], state
+    return chunks.unfold(rows), state

@@ -9,8 +9,9 @@ read is written back. The delta rule is z = k, b = -(rate) k.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from models.engines.chunks import Chunks
 
 
 def flops(length: int, n_heads: int, k_width: int, v_width: int) -> int:
@@ -62,14 +63,8 @@ def chunked(
     """
     B, T, H, V = v_BTHV.shape
     K = k_BTHK.shape[-1]
-    Q = min(chunk, T)
-    C = -(-T // Q)
-    pad = C * Q - T
-
-    def fold(x: Tensor) -> Tensor:  # (B, T, H, …) to (B, C, H, Q, …)
-        x = F.pad(x, (0, 0, 0, 0, 0, pad))
-        return x.view(B, C, Q, *x.shape[2:]).transpose(2, 3)
-
+    chunks = Chunks(T, chunk)
+    Q, fold = chunks.size, chunks.fold
     q, k, v, z, b = (fold(x) for x in (q_BTHK, k_BTHK, v_BTHV, z_BTHK, b_BTHK))
     log_decay = fold(log_decay_BTHK)
     decay = log_decay.cumsum(-2)
@@ -77,7 +72,7 @@ def chunked(
     seen = torch.ones(Q, Q, dtype=torch.bool, device=q.device).tril()
     first = last = torch.ones((), dtype=torch.bool, device=q.device)
     if starts_BT is not None:
-        runs = F.pad(starts_BT, (0, pad)).view(B, C, 1, Q).cumsum(-1)
+        runs = chunks.runs(starts_BT)
         seen = seen & (runs[..., :, None] == runs[..., None, :])
         first, last = (runs == 0)[..., None], (runs == runs[..., -1:])[..., None]
     strict = seen & ~torch.eye(Q, dtype=torch.bool, device=q.device)
@@ -109,5 +104,4 @@ def chunked(
         read = u_c + z_c @ state
         rows.append(y_c + q_c @ state + through_c @ read)
         state = kept * state + added_c + b_c @ read
-    y = torch.stack(rows, 1).transpose(2, 3).reshape(B, C * Q, H, V)
-    return y[:, :T], state
+    return chunks.unfold(rows), state

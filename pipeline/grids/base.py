@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,9 +88,9 @@ class Grid(Strict):
     """Laws of all variants of a family together, and the columns that they read as another's."""
 
     @property
+    @abstractmethod
     def reach(self) -> tuple[float, float]:
         """The fewest and the most parameters that any point could want, generously."""
-        raise NotImplementedError
 
     @property
     def targets(self) -> tuple[float, ...]:
@@ -100,9 +101,9 @@ class Grid(Strict):
         """The architectures that are trained for one in the file."""
         yield Variant(name, name, recipe)
 
+    @abstractmethod
     def points(self, shapes: Sequence[Sized], proposals: Sequence[Proposal]) -> Iterator[Point]:
         """The runs of one variant, whose ``shapes`` ascend."""
-        raise NotImplementedError
 
     def linked(
         self, runs: Sequence[RunConfig], folder: Callable[[RunConfig], Path]
