@@ -25,6 +25,7 @@ LARGEST = 1_000_000
 STATES: dict[str, State] = {
     "Complete": "finished",
     "Failed": "failed",
+    "ValidationFailed": "failed",
     "Running": "running",
     "Suspended": "stopped",
     "Suspending": "stopped",

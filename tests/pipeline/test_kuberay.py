@@ -1,7 +1,7 @@
-"""The manifest against the fields of the ray.io/v1 API, written down from its published types.
+"""The manifest against the published fields of KubeRay (`rayjob_schema.json`) and of Kubernetes.
 
-github.com/ray-project/kuberay, ray-operator/apis/ray/v1: rayjob_types.go, raycluster_types.go; and
-`authOptions` of docs.ray.io's API reference of KubeRay 1.6. Pods have the fields of core/v1 in use.
+What Kubernetes itself defines (pods, metadata, the ConfigMap) is held against the typed models of
+its own client. Neither knows a field that is misspelt.
 """
 
 import base64
@@ -9,9 +9,11 @@ import io
 import json
 import re
 import zipfile
+from pathlib import Path
 
 import jsonschema
 import pytest
+from kubernetes.client import V1ConfigMap, V1ObjectMeta, V1PodTemplateSpec
 from ruamel.yaml import YAML
 
 from pipeline.cluster_file import load_cluster
@@ -21,110 +23,7 @@ from pipeline.kuberay import KubeRay
 from pipeline.package import Package
 from pipeline.submit import Submission, submit
 
-TEXT, WHOLE, FLAG = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}
-TEXTS = {"type": "object", "additionalProperties": TEXT}
-ANY = {"type": "object"}
-
-
-def fields(required=(), **properties):
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(required),
-        "additionalProperties": False,
-    }
-
-
-def listing(item):
-    return {"type": "array", "items": item}
-
-
-VOLUME = fields(
-    ["name"],
-    name=TEXT,
-    configMap=fields(["name"], name=TEXT),
-    persistentVolumeClaim=fields(["claimName"], claimName=TEXT),
-    emptyDir=fields(medium={"enum": ["", "Memory"]}, sizeLimit=TEXT),
-)
-CONTAINER = fields(
-    ["name", "image"],
-    name=TEXT,
-    image=TEXT,
-    resources=fields(limits=TEXTS, requests=TEXTS),
-    volumeMounts=listing(fields(["name", "mountPath"], name=TEXT, mountPath=TEXT)),
-    envFrom=listing(fields(secretRef=fields(["name"], name=TEXT))),
-)
-POD = fields(
-    ["spec"],
-    metadata=ANY,
-    spec=fields(
-        ["containers"],
-        containers={"type": "array", "items": CONTAINER, "minItems": 1},
-        volumes=listing(VOLUME),
-        nodeSelector=TEXTS,
-        serviceAccountName=TEXT,
-        automountServiceAccountToken=FLAG,
-        terminationGracePeriodSeconds=WHOLE,
-    ),
-)
-CLUSTER = fields(
-    ["headGroupSpec"],
-    rayVersion=TEXT,
-    enableInTreeAutoscaling=FLAG,
-    autoscalerOptions=ANY,
-    headServiceAnnotations=TEXTS,
-    suspend=FLAG,
-    authOptions=fields(mode={"enum": ["disabled", "token"]}, secretName=TEXT),
-    headGroupSpec=fields(
-        ["rayStartParams", "template"],
-        serviceType=TEXT,
-        headService=ANY,
-        enableIngress=FLAG,
-        rayStartParams=TEXTS,
-        template=POD,
-    ),
-    workerGroupSpecs=listing(
-        fields(
-            ["groupName", "rayStartParams", "template", "minReplicas", "maxReplicas"],
-            groupName=TEXT,
-            replicas=WHOLE,
-            minReplicas=WHOLE,
-            maxReplicas=WHOLE,
-            numOfHosts=WHOLE,
-            rayStartParams=TEXTS,
-            template=POD,
-            scaleStrategy=ANY,
-        )
-    ),
-)
-RAY_JOB = fields(
-    ["apiVersion", "kind", "metadata", "spec"],
-    apiVersion={"const": "ray.io/v1"},
-    kind={"const": "RayJob"},
-    metadata=ANY,
-    spec=fields(
-        activeDeadlineSeconds=WHOLE,
-        backoffLimit=WHOLE,
-        rayClusterSpec=CLUSTER,
-        submitterPodTemplate=POD,
-        metadata=TEXTS,
-        clusterSelector=TEXTS,
-        submitterConfig=ANY,
-        managedBy=TEXT,
-        deletionStrategy=ANY,
-        entrypoint=TEXT,
-        runtimeEnvYAML=TEXT,
-        jobId=TEXT,
-        submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
-        entrypointResources=TEXT,
-        entrypointNumCpus={"type": "number"},
-        entrypointNumGpus={"type": "number"},
-        ttlSecondsAfterFinished=WHOLE,
-        shutdownAfterJobFinishes=FLAG,
-        suspend=FLAG,
-    ),
-)
-METADATA = fields(["name", "namespace"], name=TEXT, namespace=TEXT, labels=TEXTS, annotations=TEXTS)
+RAY_JOB = json.loads(Path(__file__).with_name("rayjob_schema.json").read_text())
 DNS = re.compile(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?")  # KubeRay takes 47 letters for a RayJob
 LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 
@@ -136,6 +35,12 @@ def manifest(*overrides, **more):
     return KubeRay(cluster), package, submission
 
 
+def groups_of(job):
+    """The head's group and those of the workers."""
+    cluster = job["spec"]["rayClusterSpec"]
+    return [cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", [])]
+
+
 @pytest.mark.parametrize(
     "more", [{}, {"nodes": 1, "gpus_per_node": 0, "secrets": [], "service_account": "ray"}]
 )
@@ -143,18 +48,36 @@ def test_the_manifest_has_the_fields_of_the_api_and_no_others(more):
     kube, package, submission = manifest(**more)
     code, job = kube.manifest(package, submission)
     jsonschema.validate(job, RAY_JOB)
+    V1ConfigMap.model_validate(code)
+    V1ObjectMeta.model_validate(job["metadata"])
+    for group in groups_of(job):
+        V1PodTemplateSpec.model_validate(group["template"])
     for document in (code, job):
-        jsonschema.validate(document["metadata"], METADATA)
         assert DNS.fullmatch(document["metadata"]["name"])
-    jsonschema.validate(code["binaryData"], TEXTS)
+
+
+@pytest.mark.parametrize("typed", ["entrypont", "submissionmode", "ttlSecondsAfterFinish"])
+def test_a_misspelt_field_would_be_found(typed):
+    kube, package, submission = manifest()
+    job = kube.manifest(package, submission)[1]
+    job["spec"][typed] = "x"
+    with pytest.raises(jsonschema.ValidationError, match=typed):
+        jsonschema.validate(job, RAY_JOB)
+    pod = groups_of(job)[0]["template"]
+    pod["spec"]["containers"][0]["resource"] = {}
+    pod["spec"]["terminationGracePeriodSeconds"] = "120"
+    with pytest.raises(ValueError, match=r"2 validation errors .*") as told:
+        V1PodTemplateSpec.model_validate(pod)
+    assert "containers.0.resource" in str(told.value)
 
 
 def test_volumes_and_mounts_pair_up_and_the_node_is_what_the_file_says():
     kube, package, submission = manifest()
-    spec = kube.manifest(package, submission)[1]["spec"]["rayClusterSpec"]
+    job = kube.manifest(package, submission)[1]
+    spec = job["spec"]["rayClusterSpec"]
     [workers] = spec["workerGroupSpecs"]
     assert (workers["replicas"], workers["maxReplicas"]) == (2, 2)
-    for group in (spec["headGroupSpec"], workers):
+    for group in groups_of(job):
         pod = group["template"]["spec"]
         [container] = pod["containers"]
         names = [volume["name"] for volume in pod["volumes"]]
@@ -218,7 +141,8 @@ def test_kubectl_is_asked_once_and_told_apart(tmp_path, monkeypatch):
     applied = json.loads((tmp_path / "applied").read_text())["items"][1]
     applied["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
     for told, state in [({}, "waiting"), ({"jobDeploymentStatus": "Running"}, "running"),
-                        ({"jobDeploymentStatus": "Suspended"}, "stopped")]:  # fmt: skip
+                        ({"jobDeploymentStatus": "Suspended"}, "stopped"),
+                        ({"jobDeploymentStatus": "ValidationFailed"}, "failed")]:  # fmt: skip
         (tmp_path / "jobs").write_text(json.dumps({"items": [applied | {"status": told}]}))
         again, is_new = submit(package, kube)
         assert (again.submission, again.state, is_new) == (job.submission, state, False)
