@@ -19,10 +19,10 @@ from launch import schedule
 from models import ModelConfig, build
 from models.loss import cross_entropy
 from pipeline.config import load_study
-from pipeline.grids.base import short
 from pipeline.plan import Plan, Tokens
 from pipeline.planner import make_plan
 from pipeline.runs import run_tokens
+from pipeline.tables import short
 
 
 def main() -> None:

@@ -23,7 +23,8 @@ from torch import nn
 from models.assembly import build
 from models.linear import Linear
 from models.model import Model
-from models.recipe import ModelConfig
+from models.periods import by_periods
+from models.recipe import ModelConfig, Recipe
 
 TRAINING = 3
 """A training step is a forward pass and a backward pass of twice its FLOPs."""
@@ -122,23 +123,37 @@ def cost(config: ModelConfig, sequence_length: int) -> Cost:
 
 def count(model: Model, sequence_length: int) -> tuple[Params, Flops]:
     """The cost of a built model, on any device."""
-    recipe = model.config.recipe
+    return _named(model.config.recipe, _counts(model, sequence_length), sequence_length)
+
+
+Counts = tuple[int, ...]
+"""Parameters as in `Params`, then FLOPs of projections and between positions for a row of text."""
+
+
+def _named(recipe: Recipe, counts: Counts, sequence_length: int) -> tuple[Params, Flops]:
+    embedding, head, trunk, idle, output, matmul, mixing = counts
+    return (
+        Params(embedding, head, trunk, idle, recipe.tied, output),
+        Flops(matmul / sequence_length, mixing / sequence_length),
+    )
+
+
+def _counts(model: Model, sequence_length: int) -> Counts:
     tables = [stack.positions for stack in model.stacks() if stack.positions is not None]
     embedding = _size([model.embedding, *tables])
     output = model.head.weight.numel()
-    head = 0 if recipe.tied else output
+    head = 0 if model.config.recipe.tied else output
     total = _size([model])
     uses = [use for stack in model.stacks() for use in stack.uses()]
     uses += [use for module in model.ahead for use in module.layer.uses]  # type: ignore[union-attr]
     branches = {id(use.branch): use.branch for use in uses}
     idle = sum(branch.idle_params() for branch in branches.values())
-    params = Params(embedding, head, total - embedding - head, idle, recipe.tied, output)
-    return params, _flops(model, sequence_length)
+    trunk = total - embedding - head
+    return embedding, head, trunk, idle, output, *_flops(model, sequence_length)
 
 
-def _flops(model: Model, sequence_length: int) -> Flops:
-    """Of a row of so many tokens of text as the objective makes sequences of it, per token of
-    text."""
+def _flops(model: Model, sequence_length: int) -> tuple[int, int]:
+    """Of a row of so many tokens of text as the objective makes sequences of it."""
     source, length = model.config.recipe.task.lengths(sequence_length)
     if model.encoder is None:
         source, length = 0, source + length
@@ -155,10 +170,10 @@ def _flops(model: Model, sequence_length: int) -> Flops:
         for use in module.layer.uses:  # type: ignore[union-attr]
             matmul += n * use.branch.matmul_flops()
             mixing += use.branch.mixing_flops(n)
-    if model.generator is None:
-        return Flops(matmul / sequence_length, mixing / sequence_length)
-    other = _flops(model.generator, sequence_length)
-    return Flops(matmul / sequence_length + other.matmul, mixing / sequence_length + other.mixing)
+    if model.generator is not None:
+        other = _flops(model.generator, sequence_length)
+        matmul, mixing = matmul + other[0], mixing + other[1]
+    return matmul, mixing
 
 
 def _projections(modules: Sequence[nn.Module | None]) -> int:
@@ -187,5 +202,8 @@ class Key:
 
 @lru_cache(maxsize=4096)
 def _counted(key: Key, sequence_length: int) -> tuple[Params, Flops]:
-    with torch.device("meta"):
-        return count(build(key.config), sequence_length)
+    def counts(config: ModelConfig) -> Counts:
+        with torch.device("meta"):
+            return _counts(build(config), sequence_length)
+
+    return _named(key.config.recipe, by_periods(key.config, counts), sequence_length)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from models.assembly import build
-from models.context import Context
 from models.costs import Key
 from models.model import Model
+from models.periods import by_periods
 from models.recipe import ModelConfig
 from models.residual import Layer
 from models.sight import looking_ahead
@@ -91,14 +91,18 @@ def training_memory(
 @lru_cache(maxsize=64)
 def _on_meta(
     key: Key, batch_size: int, sequence_length: int, dtype: torch.dtype, checkpointing: bool
-) -> tuple[int, int, int]:
+) -> tuple[int, ...]:
     """Parameters outside and inside of experts, and bytes of activations."""
-    with torch.device("meta"):
-        model = build(key.config).to(dtype)
-        inputs = blank(model, batch_size, sequence_length)
-        activations = (_checkpointed if checkpointing else saved_bytes)(model, inputs)
-    experts = sum(p.numel() for p in model.parameters() if getattr(p, "expert", False))
-    return sum(p.numel() for p in model.parameters()) - experts, experts, activations
+
+    def measured(config: ModelConfig) -> tuple[int, ...]:
+        with torch.device("meta"):
+            model = build(config).to(dtype)
+            inputs = blank(model, batch_size, sequence_length)
+            activations = (_checkpointed if checkpointing else saved_bytes)(model, inputs)
+        experts = sum(p.numel() for p in model.parameters() if getattr(p, "expert", False))
+        return sum(p.numel() for p in model.parameters()) - experts, experts, activations
+
+    return by_periods(key.config, measured)
 
 
 def decoding_state(config: ModelConfig, length: int = 64) -> State:
@@ -106,13 +110,17 @@ def decoding_state(config: ModelConfig, length: int = 64) -> State:
     those of the source; nothing where a position sees later ones."""
     if looking_ahead(config.recipe):
         return State(0, 0.0)
-    with torch.device("meta"), torch.no_grad():
-        model = build(config)
-        once, twice = (_held(model, length, n) for n in (length, 2 * length))
-        per_token = (twice - once) / length
-        per_source = 0.0
-        if model.encoder is not None:
-            per_source = (_held(model, 2 * length, length) - once) / length
+
+    def held(config: ModelConfig) -> tuple[int, ...]:
+        with torch.device("meta"), torch.no_grad():
+            model = build(config)
+            lengths = ((length, length), (length, 2 * length), (2 * length, length))
+            n = len(lengths) if model.encoder is not None else 2
+            return tuple(_held(model, *pair) for pair in lengths[:n])
+
+    once, twice, *longer = by_periods(config, held)
+    per_token = (twice - once) / length
+    per_source = (longer[0] - once) / length if longer else 0.0
     fixed = round(once - (per_token + per_source) * length)
     return State(fixed, per_token, per_source)
 
@@ -143,8 +151,8 @@ def _checkpointed(model: Model, inputs: dict[str, Any]) -> int:
     inside: list[int] = []
     outside = saved_bytes(model, inputs)
 
-    def measured(layer: Layer, args: tuple[Tensor, Context, Any]) -> None:
-        x_BTD, context, _ = args
+    def measured(layer: Layer, args: tuple[Any, ...]) -> None:
+        x_BTD, context, *_ = args
         ledger = _Ledger(model)
         with ledger, torch.enable_grad():
             layer.forward(x_BTD.detach().requires_grad_(), context)

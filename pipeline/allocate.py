@@ -14,11 +14,12 @@ from pipeline.config import Study
 from pipeline.errors import StudyError
 from pipeline.fitted import architectures_of, fit_of
 from pipeline.forecasts import freeze_run
-from pipeline.grids import Point, short
+from pipeline.grids import Point
 from pipeline.plan import Plan
 from pipeline.planner import Shape, make_plan
 from pipeline.runs import make_run, row, run_flops, run_tokens
-from pipeline.show import interval, new_table, quantity, titled
+from pipeline.show import interval, quantity
+from pipeline.tables import new_table, short, titled
 from pipeline.yaml_file import dump_yaml
 
 

@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from pipeline.config import Study, find
+from pipeline.config import Study
 from pipeline.errors import ConfigError, nearest
 from pipeline.faults import describe
 from pipeline.store import Uri
 from pipeline.strict import Count, Positive, Strict
-from pipeline.yaml_file import read_yaml
+from pipeline.yaml_file import find, read_yaml
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

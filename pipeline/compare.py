@@ -17,6 +17,7 @@ from pipeline.config import Study
 from pipeline.errors import StudyError
 from pipeline.fit_record import digest, law_path
 from pipeline.record import Record
+from pipeline.tables import new_table, titled
 
 
 @dataclass(frozen=True)
@@ -74,18 +75,18 @@ def compare_studies(first: Study, second: Study) -> Comparison:
 
 def comparison_page(found: Comparison) -> RenderableType:
     """The comparison for a terminal."""
-    laws = show.new_table(["law", "E", "alpha", "beta", "N* ~ C^a", "runs"])
+    laws = new_table(["law", "E", "alpha", "beta", "N* ~ C^a", "runs"])
     for name, fit in found.laws.items():
         values = [fit.parameters.get(key) for key in ("E", "alpha", "beta")]
         cells = [show.interval(e.to_dict() if e else None) for e in (*values, fit.derived.get("a"))]
         laws.add_row(name, *cells, str(fit.data.rows))
-    gains = show.new_table(["gain of", "over", "FLOPs", "factor"], left=2)
+    gains = new_table(["gain of", "over", "FLOPs", "factor"], left=2)
     for gain in found.gains:
         cell = show.interval(gain.gain.to_dict())
         gains.add_row(gain.architecture, gain.baseline, f"{gain.flops:.3g}", cell)
     return Group(
-        show.titled("Laws, with 95% intervals", laws),
-        show.titled("Compute-equivalent gain (above 1: less compute for the same loss)", gains),
+        titled("Laws, with 95% intervals", laws),
+        titled("Compute-equivalent gain (above 1: less compute for the same loss)", gains),
         *found.remarks,
     )
 

@@ -18,16 +18,14 @@ from data.corpus import CorpusConfig, scan
 from data.prepare import MixtureConfig
 from data.tokenizer import TokenizerConfig, load
 from launch.conflicts import Layout, expert_counts, refuse_conflicts
-from pipeline.errors import ConfigError, nearest
+from pipeline.errors import ConfigError
 from pipeline.faults import describe, dotted
 from pipeline.grids import Grid, RepeatsGrid, Variant
 from pipeline.rules import Rule
 from pipeline.settings import FitSettings, ParallelSettings, TrainSettings
 from pipeline.store import Uri, scrubbed
 from pipeline.strict import Name, Strict
-from pipeline.yaml_file import Key, YamlFile, read_yaml
-
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+from pipeline.yaml_file import Key, YamlFile, find, read_yaml
 
 
 class Architecture(Strict):
@@ -293,25 +291,6 @@ class _Resolver:
         else:
             self.sources[key] = included
             values[field] = included.values
-
-
-def find(name: str, kind: str, folder: Path, what: str) -> Path:
-    """A path relative to ``folder``, or a bare name under ``configs/<kind>/``.
-
-    Raises:
-        ConfigError: there is neither.
-    """
-    candidates = [folder / name, CONFIGS / kind / name, CONFIGS / kind / f"{name}.yaml"]
-    for path in candidates:
-        if path.is_file():
-            return path
-    known = sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml"))
-    raise ConfigError(
-        [
-            f"no {what} '{name}': neither a file nor one of configs/{kind}/: "
-            f"{', '.join(known)}{nearest(name, known)}"
-        ]
-    )
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.table import Table
 
-from pipeline.config import find
 from pipeline.errors import ConfigError
-from pipeline.grids.base import short
-from pipeline.show import new_table, titled
-from pipeline.yaml_file import read_yaml
+from pipeline.tables import gibibytes, new_table, short, titled
+from pipeline.yaml_file import find, read_yaml
 
 if TYPE_CHECKING:
     from models import ModelConfig
@@ -106,11 +104,3 @@ def _add_memory(table: Table, found: dict[str, Any]) -> None:
     for name, count in found["state_bytes"].items():
         label = f"decoding state of a sequence, {name.replace('_', ' ')}"
         table.add_row(label, gibibytes(count), f"{count:,.0f}")
-
-
-def gibibytes(count: float) -> str:
-    """Bytes as KiB, MiB or GiB."""
-    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f} B"

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 from rich.console import Group
 
-from pipeline.show import new_table, titled
+from pipeline.tables import new_table, titled
 
 PACKAGES = (
     "torch", "deepspeed", "ray", "datasets", "tokenizers", "mlflow",

@@ -20,7 +20,8 @@ from pipeline.errors import StudyError
 from pipeline.fit_record import digest
 from pipeline.fitted import architectures_of, fit_of
 from pipeline.record import Record
-from pipeline.show import new_table, number, quantity, titled
+from pipeline.show import number, quantity
+from pipeline.tables import new_table, titled
 
 NEAR = 0.1  # a run is a forecast's when its parameters and tokens are this near
 

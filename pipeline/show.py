@@ -8,13 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
 
-from pipeline.grids.base import short
 from pipeline.plan import Plan
 from pipeline.runs import row
+from pipeline.tables import new_table, short, titled
 
 if TYPE_CHECKING:
     from pipeline.study import Ready
@@ -27,19 +25,6 @@ STATUS_STYLE = {
     "failed": "red",
     "preempted": "yellow",
 }
-
-
-def new_table(columns: Sequence[str], left: int = 1) -> Table:
-    """A plain table; all but the first ``left`` columns hold numbers."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position < left else "right")
-    return table
-
-
-def titled(title: str, table: Table, *notes: str) -> Group:
-    """A table under its title, with notes below."""
-    return Group(f"[bold]{title}[/]", table, *(f"[dim]{note}[/]" for note in notes))
 
 
 def preflight(ready: Ready, source: str) -> Group:

@@ -17,7 +17,7 @@ from pipeline.cluster_file import Cluster
 from pipeline.config import Study, fingerprint
 from pipeline.errors import StudyError
 from pipeline.fits import fit_table, fits_of, fitted
-from pipeline.grids import AdaptiveGrid, short
+from pipeline.grids import AdaptiveGrid
 from pipeline.lease import leading
 from pipeline.machine import Machine
 from pipeline.packing import makespan
@@ -32,6 +32,7 @@ from pipeline.requirements import check_disk, check_memory, checkpoint_bytes, ex
 from pipeline.rules import source
 from pipeline.summary import summary
 from pipeline.sweep import Job, unfinished
+from pipeline.tables import short
 from pipeline.training import jobs, tracker, train
 
 

@@ -9,7 +9,8 @@ from rich.console import Group
 
 from pipeline.config import Study
 from pipeline.mlflow_ui import charts
-from pipeline.show import interval, new_table, quantity, titled
+from pipeline.show import interval, quantity
+from pipeline.tables import new_table, titled
 
 
 def summary(study: Study, document: Mapping[str, Any]) -> Group:

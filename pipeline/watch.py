@@ -18,12 +18,12 @@ from launch.config import RunConfig
 from launch.journal import ENDED, RunRecord, read_run
 from pipeline import show
 from pipeline.config import Study
-from pipeline.grids.base import short
 from pipeline.plan import Plan
 from pipeline.records import record
 from pipeline.runs import run_flops, run_folder
 from pipeline.sparkline import sparkline
 from pipeline.status import read_sweep
+from pipeline.tables import new_table, short
 
 REFRESH_SECONDS = 2.0
 PLAIN_SECONDS = 15.0
@@ -196,7 +196,7 @@ def _bar(share: float, width: int) -> ProgressBar:
 
 def _slots(watched: Watched, is_narrow: bool) -> Table:
     columns = ["running", "step", "", "loss", "curve", "tokens/s", "MFU"]
-    table = show.new_table(columns[:5] if is_narrow else columns)
+    table = new_table(columns[:5] if is_narrow else columns)
     table.columns[columns.index("curve")].justify = "left"
     table.columns[0].no_wrap = True
     table.columns[0].min_width = max(len(run.name) for run, _ in watched.running)
@@ -221,7 +221,7 @@ def _slots(watched: Watched, is_narrow: bool) -> Table:
 
 def _laws(watched: Watched) -> Table:
     columns = ["law so far", "runs", "N* ~ C^a, 95%", "N* at 10x the largest", "width of a"]
-    table = show.new_table(columns)
+    table = new_table(columns)
     table.columns[-1].justify = "left"
     for name, law in watched.laws.items():
         told = law.exponent or Text("too few runs", style="dim")

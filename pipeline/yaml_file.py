@@ -16,9 +16,10 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, nearest
 
 Key = tuple[str | int, ...]
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 MAX_BYTES = 4 * 2**20
 
 
@@ -85,6 +86,25 @@ def read_yaml(path: Path | str, overrides: list[str] | None = None) -> YamlFile:
     for override in overrides or []:
         _apply(file, override)
     return file
+
+
+def find(name: str, kind: str, folder: Path, what: str) -> Path:
+    """A path relative to ``folder``, or a bare name under ``configs/<kind>/``.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    candidates = [folder / name, CONFIGS / kind / name, CONFIGS / kind / f"{name}.yaml"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    known = sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml"))
+    raise ConfigError(
+        [
+            f"no {what} '{name}': neither a file nor one of configs/{kind}/: "
+            f"{', '.join(known)}{nearest(name, known)}"
+        ]
+    )
 
 
 def dump_yaml(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.grids.adaptive import AdaptiveGrid
-from pipeline.grids.base import Convention, Point, Proposal, Role, Variant, short
+from pipeline.grids.base import Convention, Point, Proposal, Role, Variant
 from pipeline.grids.hybrid import HybridGrid
 from pipeline.grids.isoflop import IsoflopGrid
 from pipeline.grids.ladder import LadderGrid
@@ -28,7 +28,6 @@ __all__ = [
     "RepeatsGrid",
     "Role",
     "Variant",
-    "short",
 ]
 
 Grid = Annotated[

@@ -138,11 +138,3 @@ class Grid(Strict):
 def around(params: Sequence[float]) -> tuple[float, float]:
     """The reach of a grid of given sizes."""
     return min(params) / REACH, max(params) * REACH
-
-
-def short(count: float) -> str:
-    """``61440`` as ``61.4k``: for names and tables."""
-    for size, unit in ((1e12, "t"), (1e9, "b"), (1e6, "m"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return f"{count:.3g}"

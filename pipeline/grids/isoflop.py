@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.grids.base import REACH, Grid, Point, Proposal, Sized, short
+from pipeline.grids.base import REACH, Grid, Point, Proposal, Sized
 from pipeline.strict import Positive, Positives
+from pipeline.tables import short
 
 
 class BudgetGrid(Grid):

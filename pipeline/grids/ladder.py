@@ -9,8 +9,9 @@ from statistics import geometric_mean
 from typing import Literal
 
 from launch.config import RunConfig, TrunkConfig, decay_start
-from pipeline.grids.base import Grid, Point, Proposal, Sized, around, short
+from pipeline.grids.base import Grid, Point, Proposal, Sized, around
 from pipeline.strict import Positives
+from pipeline.tables import short
 
 
 class LadderGrid(Grid):

@@ -8,8 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.grids.base import Grid, Point, Proposal, Sized, around, short
+from pipeline.grids.base import Grid, Point, Proposal, Sized, around
 from pipeline.strict import Positives
+from pipeline.tables import short
 
 
 class ProbeGrid(Grid):

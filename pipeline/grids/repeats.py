@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
-from pipeline.grids.base import Grid, Point, Proposal, Sized, around, short
+from pipeline.grids.base import Grid, Point, Proposal, Sized, around
 from pipeline.strict import Counts, Positive, Positives
+from pipeline.tables import short
 
 
 class RepeatsGrid(Grid):

@@ -5,8 +5,9 @@ import re
 import pytest
 
 from pipeline.cluster_file import KINDS, check_fit, load_cluster
-from pipeline.config import CONFIGS, load_study
+from pipeline.config import load_study
 from pipeline.errors import ConfigError
+from pipeline.yaml_file import CONFIGS
 
 SLURM = """\
 kind: slurm

@@ -9,7 +9,7 @@ import pytest
 from analysis.laws.data_constrained import DATA_CONSTRAINED
 from analysis.parametric import fit
 from launch.config import decay_start
-from pipeline.config import CONFIGS, Study, load_study
+from pipeline.config import Study, load_study
 from pipeline.errors import ConfigError
 from pipeline.fits import family_laws, surface_runs, trunks
 from pipeline.plan import Plan, Tokens
@@ -18,6 +18,7 @@ from pipeline.probes import measured_rule, write_rule
 from pipeline.proposals import read_proposals, write_proposals
 from pipeline.rounds import propose
 from pipeline.runs import own_flops, row, run_flops, run_folder
+from pipeline.yaml_file import CONFIGS
 
 TOKENS = Tokens(
     Path("/t/tokenizer.json"),

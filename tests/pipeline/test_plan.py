@@ -11,12 +11,12 @@ import torch
 from analysis.study import analyze
 from models import ModelConfig, build, cost
 from models.costs import count
-from pipeline.config import CONFIGS, Study
-from pipeline.grids.base import short
+from pipeline.config import Study
 from pipeline.plan import Plan, Tokens
 from pipeline.planner import make_plan
 from pipeline.runs import row, run_flops, run_folder, run_tokens
-from pipeline.yaml_file import read_yaml
+from pipeline.tables import short
+from pipeline.yaml_file import CONFIGS, read_yaml
 
 TOKENS = Tokens(
     Path("/t/tokenizer.json"),

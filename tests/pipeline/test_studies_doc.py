@@ -8,8 +8,9 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.config import CONFIGS, load_study
+from pipeline.config import load_study
 from pipeline.settings import ParallelSettings
+from pipeline.yaml_file import CONFIGS
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "studies.md").read_text()
 BLOCKS = [
