@@ -60,6 +60,7 @@ class Gang:
             for rank, actor in enumerate(self._actors)
         ]
         self._runs: list[Any] = []
+        self._going: list[Any] = []
         self._folder: Path | None = None
 
     def _actor(self, rank: int, bundle: dict[str, float]) -> Any:
@@ -103,11 +104,11 @@ class Gang:
     def outcome(self) -> Outcome | None:
         """The run's end, once; None while it goes on."""
         assert self._folder, "no run was submitted"
-        done, going = ray.wait(self._runs, num_returns=len(self._runs), timeout=0)
+        done, self._going = ray.wait(self._runs, num_returns=len(self._runs), timeout=0)
         problems = [problem for run in done if (problem := _problem(run))]
         if problems:
             return self._failed(problems)
-        if going:
+        if self._going:
             return None
         end: End = ray.get(self._runs[0])
         self._runs = []
@@ -158,10 +159,8 @@ def _problem_of_any(calls: Sequence[Any]) -> str | None:
 def wait_any(gangs: Sequence[Gang], timeout: float) -> list[tuple[Gang, Outcome]]:
     """Those whose run has ended, after at most `timeout` seconds."""
     ended = _ended(gangs)
-    if not ended and (runs := [run for gang in gangs for run in gang._runs]):
-        _, going = ray.wait(runs, num_returns=len(runs), timeout=0)
-        if going:
-            ray.wait(going, num_returns=1, timeout=timeout)
+    if not ended and (going := [run for gang in gangs for run in gang._going]):
+        ray.wait(going, num_returns=1, timeout=timeout)
         ended = _ended(gangs)
     return ended
 

@@ -1,10 +1,12 @@
 """Which run starts next: a queue of jobs of several widths that keeps a cluster busy to the end.
 
-The widest go first and of one width the longest: what follows is never wider than what has just
-ended, so that no device waits for others to come free, and wide jobs never starve. A job that would
-outlast all other work goes before its turn. Where the first does not fit (it came late: a retry, a
-branch, a new node), its devices are kept for it from the time at which enough will be free, and
-others may run before that or beside it.
+The jobs of one width (and priority) are a lane, of which the longest goes first. A lane is behind
+if the devices that it holds will take longer for what it has left than all devices for all that is
+left. The widest lane that is behind goes first: so wide jobs are over before narrow ones, which
+fill what gaps remain, and never starve. Between lanes that hold devices the one of a warm worker
+goes on, since opening another costs seconds. A job that would outlast all other work goes before
+its turn. Where the first does not fit, its devices are kept for it from the time at which enough
+will be free, and others may run before that or beside it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import bisect_right, insort_left
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, Protocol, TypeVar
 
@@ -41,32 +45,53 @@ Running = Collection[tuple[float, float]]
 """The expected end and the width of every job that runs."""
 
 
+@dataclass
+class _Lane(Generic[J]):
+    """Jobs of one width, the longest last; ``area`` is what they should take in device-seconds."""
+
+    jobs: list[J] = field(default_factory=list)
+    area: float = 0.0
+
+    def add(self, job: J) -> None:
+        insort_left(self.jobs, job, key=_expected)  # of equal ones the first added stands last
+        self.area += job.expected * job.width
+
+    def longest(self, limit: float) -> J | None:
+        """The longest that is expected to take at most ``limit`` seconds."""
+        place = bisect_right(self.jobs, limit, key=_expected)
+        return self.jobs[place - 1] if place else None
+
+    def remove(self, job: J) -> None:
+        place = bisect_right(self.jobs, job.expected, key=_expected) - 1
+        while self.jobs[place] is not job:
+            place -= 1
+        del self.jobs[place]
+        self.area -= job.expected * job.width
+
+
 class Queue(Generic[J]):
     """Jobs that wait; times are seconds on any one clock."""
 
     def __init__(self, jobs: Iterable[J] = ()) -> None:
-        self._lanes: dict[tuple[int, float], list[J]] = {}
-        self._area = 0.0
+        self._lanes: dict[tuple[int, float], _Lane[J]] = {}
         for job in jobs:
             self.add(job)
 
     def add(self, job: J) -> None:
         """Put a job where it belongs."""
-        lane = self._lanes.setdefault((job.priority, job.width), [])
-        insort_left(lane, job, key=_expected)  # of equal ones the first added stands last
-        self._area += job.expected * job.width
+        self._lanes.setdefault((job.priority, job.width), _Lane()).add(job)
 
     def __len__(self) -> int:
-        return sum(map(len, self._lanes.values()))
+        return sum(len(lane.jobs) for lane in self._lanes.values())
 
     def __iter__(self) -> Iterator[J]:
         for key in sorted(self._lanes, reverse=True):
-            yield from reversed(self._lanes[key])
+            yield from reversed(self._lanes[key].jobs)
 
     @property
     def area(self) -> float:
         """Expected device-seconds of all that wait."""
-        return max(self._area, 0.0)
+        return sum(lane.area for lane in self._lanes.values())
 
     def take(
         self,
@@ -75,12 +100,14 @@ class Queue(Generic[J]):
         capacity: float,
         running: Running,
         within: float = math.inf,
+        warm: Collection[float] = (),
     ) -> J | None:
         """Remove and return the job to start now on ``free`` of ``capacity`` devices, if any.
 
-        ``within`` are the device-seconds that it may be expected to take.
+        ``within`` are the device-seconds that it may be expected to take, ``warm`` the widths of
+        workers that wait for one.
         """
-        first = self._first(now, capacity, running, within)
+        first = self._first(now, capacity, running, within, warm)
         if first is None:
             return None
         if first.width <= free + EPSILON:
@@ -90,34 +117,51 @@ class Queue(Generic[J]):
             if width <= free + EPSILON:
                 longest = math.inf if width <= spare + EPSILON else opening - now
                 lane = self._lanes[priority, width]
-                if job := _longest(lane, min(longest, within / width)):
+                if job := lane.longest(min(longest, within / width)):
                     return self._remove(job)
         return None
 
-    def _first(self, now: float, capacity: float, running: Running, within: float) -> J | None:
-        heads = [
-            job for key, lane in self._lanes.items() if (job := _longest(lane, within / key[1]))
-        ]
+    def _first(
+        self,
+        now: float,
+        capacity: float,
+        running: Running,
+        within: float,
+        warm: Collection[float],
+    ) -> J | None:
+        heads = {
+            key: job for key, lane in self._lanes.items() if (job := lane.longest(within / key[1]))
+        }
         if not heads:
             return None
-        top = max(job.priority for job in heads)
-        heads = [job for job in heads if job.priority == top]
-        left = self._area + sum(max(end - now, 0.0) * width for end, width in running)
-        longest = max(heads, key=_expected)
-        if longest.expected * capacity >= left:
+        top = max(priority for priority, _ in heads)
+        heads = {key: job for key, job in heads.items() if key[0] == top}
+        held, left = defaultdict[float, float](float), defaultdict[float, float](float)
+        for end, width in running:
+            held[width] += width
+            left[width] += max(end - now, 0.0) * width
+        all_left = self.area + sum(left.values())
+        longest = max(heads.values(), key=_expected)
+        if longest.expected * capacity >= all_left:
             return longest
-        return max(heads, key=lambda job: job.width)
+
+        def lasts(key: tuple[int, float]) -> float:
+            """Seconds that a lane's devices will take for what it has left."""
+            width = key[1]
+            area = self._lanes[key].area + left[width]
+            return area / held[width] if held[width] else math.inf
+
+        behind = [key for key in heads if lasts(key) * capacity > all_left]
+        if not behind:
+            return heads[max(heads, key=lasts)]
+        return heads[max(behind, key=lambda key: (not held[key[1]], key[1] in warm, key))]
 
     def _remove(self, job: J) -> J:
         key = (job.priority, job.width)
         lane = self._lanes[key]
-        place = bisect_right(lane, job.expected, key=_expected) - 1
-        while lane[place] is not job:
-            place -= 1
-        del lane[place]
-        if not lane:
+        lane.remove(job)
+        if not lane.jobs:
             del self._lanes[key]
-        self._area -= job.expected * job.width
         return job
 
 
@@ -126,8 +170,9 @@ def makespan(jobs: Iterable[J], capacity: float) -> float:
     queue, running = Queue(jobs), list[tuple[float, float]]()
     now, free, tie = 0.0, capacity, count()
     ends: list[tuple[float, int, float]] = []
+    warm: tuple[float, ...] = ()
     while queue or ends:
-        job = queue.take(now, free, capacity, running)
+        job = queue.take(now, free, capacity, running, warm=warm)
         if job is not None:
             free -= job.width
             heapq.heappush(ends, (now + job.expected, next(tie), job.width))
@@ -137,18 +182,12 @@ def makespan(jobs: Iterable[J], capacity: float) -> float:
             return math.inf  # one is wider than the whole cluster
         now, _, width = heapq.heappop(ends)
         running.remove((now, width))
-        free += width
+        free, warm = free + width, (width,)
     return now
 
 
 def _expected(job: Job) -> float:
     return job.expected
-
-
-def _longest(lane: list[J], limit: float) -> J | None:
-    """The longest of a lane that is expected to take at most ``limit`` seconds."""
-    place = len(lane) if limit == math.inf else bisect_right(lane, limit, key=_expected)
-    return lane[place - 1] if place else None
 
 
 def _opening(width: float, now: float, free: float, running: Running) -> tuple[float, float]:

@@ -219,7 +219,8 @@ class Sweep(Generic[W]):
                 return True
             free = self.devices - self._used(busy_alone=True)
             within = self.device_seconds - self.spent - self._running_area()
-            job = self.queue.take(self.clock(), free, self.devices, self._running(), within)
+            warm = {job.width for job, _ in self.idle}
+            job = self.queue.take(self.clock(), free, self.devices, self._running(), within, warm)
             if job is None:
                 return False
             self._start(job)

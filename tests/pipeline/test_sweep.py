@@ -171,11 +171,32 @@ def test_wide_and_narrow_jobs_keep_the_devices_busy_to_the_tail():
     assert machine.most <= 16
 
 
+def test_workers_are_few_and_go_on_with_runs_of_their_own_width():
+    """Opening one takes seconds: all widths one after another would open 30."""
+    machine = Machine()
+    widths = (1, 1, 1, 1, 2, 2, 4, 8)
+    jobs = [job(f"r{i}", 20 + 7 * i % 40, ranks=widths[i % 8]) for i in range(400)]
+    sweep(machine, slots=16).run(jobs)
+    assert machine.opened < 24
+    assert sum(j.expected * j.width for j in jobs) / (16 * machine.clock) > 0.97
+
+
+def test_widths_that_lag_take_the_devices_that_come():
+    machine = Machine()
+    wide = [job(f"w{i}", 10, ranks=8) for i in range(20)]
+    narrow = [job(f"n{i}", 10) for i in range(200)]
+    done = sweep(machine)
+    done.capacity = lambda: 16 if machine.clock < 50 else 32
+    done.run([*wide, *narrow])
+    left = 20 * 8 * 10 + 200 * 10 - 50 * 16
+    assert machine.clock == pytest.approx(50 + left / 32, abs=15)
+
+
 def test_a_job_that_would_outlast_all_others_does_not_wait_for_wider_ones():
     machine = Machine()
     jobs = [job(f"w{i}", 10, ranks=2) for i in range(10)] + [job("long", 60)]
     sweep(machine, slots=4).run(jobs)
-    assert machine.order.index("long") == 2
+    assert "long" in machine.order[:3]
     assert machine.clock == 80  # 110 if it came last
 
 
