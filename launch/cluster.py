@@ -2,13 +2,18 @@
 
 import os
 import signal
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 QUIET = {
     "RAY_DEDUP_LOGS": "0",
@@ -96,6 +101,37 @@ def nodes() -> list[Node]:
         Node(node["NodeID"], node["NodeManagerAddress"], node["Alive"], node["Resources"])
         for node in ray.nodes()
     ]
+
+
+def blind_nodes(folder: Path, seconds: float) -> list[str]:
+    """Addresses of the living nodes on which a file made in `folder` here is not to be seen, after
+    at most `seconds`."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".seen-") as probe:
+        asked = {
+            _asked(_sees, node).remote(probe.name): node.address
+            for node in nodes()
+            if node.is_alive
+        }
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
+        return sorted(asked[answer] for answer in done if not _is_true(answer))
+
+
+def _asked(function: Callable[..., Any], node: Node) -> Any:
+    """A task that a node runs beside whatever else it does."""
+    there = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    return ray.remote(function).options(num_cpus=0, scheduling_strategy=there)
+
+
+def _sees(path: str) -> bool:
+    return Path(path).exists()
+
+
+def _is_true(answer: Any) -> bool:
+    """A node that was lost meanwhile is none that sees nothing."""
+    try:
+        return bool(ray.get(answer))
+    except RayError:
+        return True
 
 
 def wait_for_nodes(wanted: int, seconds: float) -> int:

@@ -24,7 +24,8 @@ from launch.watchdog import blame
 from launch.worker import STOP_FILE, Worker
 
 RANK = ray.remote(Worker)
-SOUND: tuple[Status, ...] = ("finished", "diverged", "cancelled", "preempted")
+OVER: tuple[Status, ...] = ("finished", "diverged")
+SOUND: tuple[Status, ...] = (*OVER, "cancelled", "preempted")
 
 
 @dataclass(frozen=True)
@@ -115,20 +116,25 @@ class Gang:
         return Outcome(end.status, end.reason, end.step, is_worker_sound=end.status in SOUND)
 
     def _failed(self, problems: list[str]) -> Outcome:
-        """Kill every rank, so that none writes on, and close the journal's attempt."""
+        """Kill every rank, so that none writes on, and close the journal's attempt.
+
+        A run that was over before its gang was lost stays so: a node may train on, cut off.
+        """
         assert self._folder
         self.close()
+        now = read_progress(self._folder)
+        if now.status in OVER:
+            return Outcome(now.status, now.reason, now.step, is_worker_sound=False)
         reason = blame(self._folder, self.parallel.ranks) or problems[0]
         if started := _problem_of_any(self._joined):
             reason = f"the gang did not start: {started}"
-        step = read_progress(self._folder).step
-        end = {"kind": "end", "step": step, "status": "failed", "reason": reason}
+        end = {"kind": "end", "step": now.step, "status": "failed", "reason": reason}
         with (
             contextlib.suppress(FencedError),
             Journal(self._folder / FILE, self._epoch) as journal,
         ):
             journal.append(end, sync=True)
-        return Outcome("failed", reason, step, is_worker_sound=False)
+        return Outcome("failed", reason, now.step, is_worker_sound=False)
 
     def close(self) -> None:
         """End the processes, whatever they are doing, and free their place."""

@@ -36,7 +36,10 @@ class LocalClusterError(ValueError):
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """What is up. `nodes` are the processes of `ray start`, the head first; each has `cpus`."""
+    """What is up. `nodes` are the processes of `ray start`, the head first; each has `cpus`.
+
+    `shared` is the folder of its studies, wherever they are asked for from.
+    """
 
     address: str
     dashboard: str
@@ -44,6 +47,7 @@ class LocalCluster:
     temp_dir: str
     cpus: int
     gpus: int
+    shared: str
     nodes: list[tuple[int, str]]
 
     def write(self, folder: Path) -> None:
@@ -68,6 +72,7 @@ def up(
     folder: Path,
     nodes: int,
     cpus: int,
+    shared: Path,
     gpus: int = 0,
     scratch: Path | None = None,
     say: Callable[[str], None] = print,
@@ -86,12 +91,14 @@ def up(
         file.write(secrets.token_hex(32))
     token.chmod(0o600)
     port, dashboard = _free_ports(2)
-    temp_dir = tempfile.mkdtemp(prefix="isoflop-", dir=scratch or "/tmp")
+    temp_dir = tempfile.mkdtemp(prefix="ray-", dir=scratch or "/tmp")
     head = ["--head", f"--port={port}", "--include-dashboard=true"]
     head += [f"--dashboard-host={HOST}", f"--dashboard-port={dashboard}"]
     worker = [f"--address={HOST}:{port}"]
     url = f"http://{HOST}:{dashboard}"
-    cluster = LocalCluster(f"{HOST}:{port}", url, str(token), temp_dir, cpus, gpus, nodes=[])
+    cluster = LocalCluster(
+        f"{HOST}:{port}", url, str(token), temp_dir, cpus, gpus, str(shared), nodes=[]
+    )
     cluster.write(folder)
     try:
         for number in range(nodes):

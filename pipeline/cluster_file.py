@@ -6,6 +6,9 @@ Four kinds: ``local`` (several Ray nodes on this machine), ``ray`` (a running Ra
 
 from __future__ import annotations
 
+import os
+import re
+import socket
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -21,6 +24,11 @@ from pipeline.strict import Count, Positive, Strict
 from pipeline.yaml_file import find, read_yaml
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+SIGNAL_SECONDS = 120
+"""So long before its time limit a job of Slurm is told to save its state."""
+SHORTEST_SECONDS = 600
+SCRATCH_LETTERS = 24
+"""Ray keeps sockets in it, whose paths may have 107 letters in all."""
 
 
 def _folder(given: str) -> str:
@@ -42,13 +50,61 @@ def _printable(given: str) -> str:
     return given
 
 
+def _shaped(pattern: str, allowed: str) -> AfterValidator:
+    """Text that ``pattern`` matches as a whole; ``allowed`` is that in words."""
+
+    def check(given: str) -> str:
+        if not re.fullmatch(pattern, given, re.ASCII):
+            raise ValueError(f"given {given!r}, allowed: {allowed}")
+        return given
+
+    return AfterValidator(check)
+
+
+def _time(given: str) -> str:
+    """As Slurm reads it: minutes, minutes:seconds, hours:minutes:seconds, days-hours…"""
+    days, _, rest = given.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    units = (3600, 60, 1) if days or len(parts) == 3 else (60, 1)
+    seconds = 86400 * int(days or 0) + sum(n * unit for n, unit in zip(parts, units, strict=False))
+    if seconds < SHORTEST_SECONDS:
+        raise ValueError(
+            f"given '{given}', which Slurm takes for {seconds / 60:g} minutes, allowed: at least "
+            f"{SHORTEST_SECONDS // 60} minutes; an hour is 01:00:00"
+        )
+    return given
+
+
+def _short(given: str) -> str:
+    if len(given) > SCRATCH_LETTERS:
+        raise ValueError(
+            f"given {given!r}, allowed: at most {SCRATCH_LETTERS} letters, as Ray keeps sockets "
+            "there; a short link to it will do"
+        )
+    return given
+
+
 Folder = Annotated[str, AfterValidator(_folder)]
+Scratch = Annotated[Folder, AfterValidator(_short)]
 Url = Annotated[str, AfterValidator(_url)]
 Line = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
-Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/@%,+-]+$")]
-Option = Annotated[str, Field(pattern=r"^--[a-z][a-z-]*(=[A-Za-z0-9._:/@%,+*-]+)?$")]
-Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$")]
-Label = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+Word = Annotated[str, _shaped(r"[\w.:/@%,+-]+", "one word of letters, digits and ._:/@%,+-")]
+Option = Annotated[
+    str, _shaped(r"--[a-z][a-z-]*(=[\w.:/@%,+*-]+)?", "one option, such as --mem=0 or --exclusive")
+]
+Memory = Annotated[str, _shaped(r"[1-9]\d*(Mi|Gi|Ti)", "such as 64Gi, in Mi, Gi or Ti")]
+Label = Annotated[
+    str,
+    _shaped(
+        r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?",
+        "1 to 63 of a-z, 0-9, '.' and '-', the first and the last a letter or digit",
+    ),
+]
+Time = Annotated[
+    str,
+    _shaped(r"\d+|\d+-\d+|(\d+-)?\d+(:\d\d){1,2}", "such as 04:00:00 or 1-12:00:00"),
+    AfterValidator(_time),
+]
 
 
 class Nodes(Strict):
@@ -74,6 +130,7 @@ class LocalCluster(Nodes):
 
     kind: Literal["local"]
     shared: Line = "studies"
+    scratch: Scratch | None = None
     python: Word = Field(default_factory=lambda: sys.executable)
 
 
@@ -95,7 +152,8 @@ class SlurmCluster(Nodes):
 
     kind: Literal["slurm"]
     shared: Annotated[Word, AfterValidator(_folder)]  # a directive of sbatch quotes nothing
-    time: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,2}(:\d{2}){1,2}$")]
+    scratch: Scratch | None = None
+    time: Time
     partition: Word | None = None
     account: Word | None = None
     setup: list[Line] = Field(default_factory=list)
@@ -145,6 +203,21 @@ def load_cluster(path: Path | str) -> Cluster:
         return cluster.model_copy(update={"shared": str(Path(cluster.shared).resolve())})
     found: Cluster = cluster
     return found
+
+
+def check_shared(cluster: Cluster, file: str) -> None:
+    """Raise `ConfigError` if the folder that all nodes share is not one to write to here."""
+    folder = Path(cluster.shared)
+    if isinstance(cluster, LocalCluster):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        there = "cannot be written" if folder.is_dir() else "is not there"
+        raise ConfigError(
+            [
+                f"{file}: shared: {folder} {there} on {socket.gethostname()}; allowed: a folder "
+                "that every node, and this one, sees by that name and may write"
+            ]
+        )
 
 
 def check_fit(study: Study, cluster: Cluster) -> None:

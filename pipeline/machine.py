@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 
@@ -13,6 +15,7 @@ from pipeline.config import Study
 from pipeline.errors import StudyError
 
 JOIN_SECONDS = 120.0
+LOOK_SECONDS = 60.0
 
 
 class Machine:
@@ -89,6 +92,12 @@ class Machine:
         found = ray_cluster.wait_for_nodes(cluster.nodes, JOIN_SECONDS)
         if found < cluster.nodes:
             say(f"{found} of {cluster.nodes} nodes are here; going on with these")
+        if blind := ray_cluster.blind_nodes(Path(cluster.shared), LOOK_SECONDS):
+            raise StudyError(
+                f"shared (in the file of the cluster): {cluster.shared} is there on "
+                f"{socket.gethostname()}, and what is written there is not seen on "
+                f"{', '.join(blind)}; every node must have that folder under that name"
+            )
         total = ray_cluster.resources()
         return int(total.get("CPU", 0)), int(total.get("GPU", 0))
 

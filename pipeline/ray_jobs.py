@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.cluster_file import LocalCluster, RayCluster
+from pipeline.cluster_file import Cluster, LocalCluster, RayCluster, load_cluster
 from pipeline.cluster_token import read_token
 from pipeline.errors import ConfigError, StudyError
 from pipeline.package import Package
@@ -77,7 +77,8 @@ def door(cluster: LocalCluster | RayCluster) -> tuple[str, str | None]:
         StudyError: no local cluster is up.
     """
     if isinstance(cluster, LocalCluster):
-        up = _up()
+        if (up := _up()) is None:
+            raise StudyError("no local cluster is up; `isoflop cluster up` starts one")
         return up.dashboard, read_token(up.token_file, {})
     token = read_token(cluster.token_file)
     if token is None and not cluster.is_loopback:
@@ -90,19 +91,19 @@ def door(cluster: LocalCluster | RayCluster) -> tuple[str, str | None]:
     return cluster.dashboard, token
 
 
-def as_it_is(cluster: LocalCluster) -> LocalCluster:
-    """With the nodes that are up, whatever the file says."""
-    up = _up()
+def cluster_at(file: str) -> Cluster:
+    """The cluster of a file; one of this machine with the nodes and the folder that are up now."""
+    described = load_cluster(file)
+    if not isinstance(described, LocalCluster) or (up := _up()) is None:
+        return described
     found = {"nodes": len(up.nodes), "cpus_per_node": up.cpus, "gpus_per_node": up.gpus}
-    return cluster.model_copy(update=found)
+    return described.model_copy(update=found | {"shared": up.shared})
 
 
-def _up() -> local_cluster.LocalCluster:
+def _up() -> local_cluster.LocalCluster | None:
     from launch import local_cluster
 
-    if (up := local_cluster.find(state_folder())) is None:
-        raise StudyError("no local cluster is up; `isoflop cluster up` starts one")
-    return up
+    return local_cluster.find(state_folder())
 
 
 def state_folder() -> Path:

@@ -1,6 +1,7 @@
 """A study as a job of Slurm: a batch script that makes its nodes a Ray cluster and runs it there.
 
 A job lives in ``<shared>/<study>/jobs/<id>/``: its code, its scripts, its log, and how it ended.
+One whose time was over, and that nobody cancelled, queues itself again when its runs are saved.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.atomic import write_text
-from pipeline.cluster_file import SlurmCluster
+from pipeline.cluster_file import SIGNAL_SECONDS, SlurmCluster
 from pipeline.errors import StudyError
 from pipeline.package import Package
 from pipeline.submit import Job, State, Submission
 
-SIGNAL_SECONDS = 120
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SUSPENDED")
-STOPPED = ("130", "143")
+SAVED = "130"
+STOPPED = (SAVED, "143")
 POLL_SECONDS = 0.5
 
 NODE = """\
@@ -36,6 +37,8 @@ scratch=
 trap 'rm -rf "$scratch"' EXIT
 trap 'exit 143' TERM
 scratch=$(mktemp --directory {scratch}/isoflop-XXXXXX)
+export TMPDIR="$scratch/tmp"
+mkdir "$TMPDIR"
 options=(--block --disable-usage-stats --num-cpus={cpus} --num-gpus={gpus})
 options+=(--dashboard-agent-listen-port=0 "--temp-dir=$scratch")
 if [ "$1" = head ]; then
@@ -64,15 +67,19 @@ BATCH = """\
 set -euo pipefail
 cd {folder}/code
 {setup}
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={folder}/token
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={folder}/token TMPDIR={scratch}
 rm -f {folder}/exit {folder}/token
 finish() {{
   status=$?
-  echo "$status" >{folder}/exit
   rm -f {folder}/token
   mapfile -t steps < <(jobs -p)
   kill "${{steps[@]}}" 2>/dev/null || true
   wait
+  if [ "$status" = {saved} ] && [ ! -e {folder}/cancelled ]; then
+    echo "the time is over and every run has saved its state: queueing this job again"
+    scontrol requeue "$SLURM_JOB_ID" && exit "$status"
+  fi
+  echo "$status" >{folder}/exit
   exit "$status"
 }}
 trap finish EXIT
@@ -81,6 +88,9 @@ trap 'exit 143' TERM
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 each=(srun --overlap --cpus-per-task={cpus}{gpus})  # which srun takes from no directive
+# shellcheck disable=SC2016  # every node puts in its own
+"${{each[@]}}" "--nodes=${{#nodes[@]}}" "--ntasks=${{#nodes[@]}}" \\
+  bash -c '{check}' check {folder} {scratch}
 on_head=("${{each[@]}}" --nodes=1 --ntasks=1 "--nodelist=${{nodes[0]}}")
 host=$("${{on_head[@]}}" {python} -c 'import ray.util; print(ray.util.get_node_ip_address())')
 address="$host:$((20000 + SLURM_JOB_ID % 10000))"
@@ -109,6 +119,14 @@ done
 exit "$status"
 """
 
+CHECK = """\
+for each; do
+  if [ -d "$each" ] && [ -w "$each" ]; then continue; fi
+  echo "$(hostname): $each is not there or cannot be written; see shared and scratch in \
+the file of the cluster" >&2
+  exit 2
+done"""
+
 
 class Slurm:
     """A `Scheduler` by sbatch, squeue and scancel on a login node."""
@@ -131,8 +149,6 @@ class Slurm:
         ]
 
     def start(self, package: Package, submission: Submission) -> bool:
-        if not self._shared.is_dir():
-            raise StudyError(f"shared: {self._shared} is not here: this is no login node")
         folder = self._folder(submission)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -152,12 +168,14 @@ class Slurm:
         return True
 
     def stop(self, submission: Submission) -> None:
-        number = str(_record(self._folder(submission)).get("slurm", ""))
+        folder = self._folder(submission)
+        number = str(_record(folder).get("slurm", ""))
         state = self._states([number]).get(number)
         if state in WAITING:
             _call("scancel", number)
-            write_text(self._folder(submission) / "exit", f"{STOPPED[0]}\n")
+            write_text(folder / "exit", f"{SAVED}\n")
         elif state:
+            write_text(folder / "cancelled", "")
             _call("scancel", "--batch", "--signal=TERM", number)
 
     def logs(self, submission: Submission, follow: bool) -> Iterator[str]:
@@ -200,7 +218,7 @@ class Slurm:
             folder=shlex.quote(str(folder)),
             cpus=cluster.cpus_per_node,
             gpus=cluster.gpus_per_node,
-            scratch=cluster.scratch or "/tmp",
+            scratch=self._scratch,
             python=cluster.python,
         )
 
@@ -215,6 +233,9 @@ class Slurm:
             time=cluster.time,
             folder=shlex.quote(str(self._folder(submission))),
             signal_seconds=SIGNAL_SECONDS,
+            scratch=self._scratch,
+            saved=SAVED,
+            check=CHECK,
             study=submission.study,
             id=submission.id,
             version=version("isoflop"),
@@ -222,6 +243,10 @@ class Slurm:
             python=cluster.python,
             command=package.command,
         )
+
+    @property
+    def _scratch(self) -> str:
+        return shlex.quote(self._cluster.scratch or "/tmp")
 
     def _options(self) -> list[str]:
         cluster = self._cluster
@@ -245,10 +270,19 @@ def _state(folder: Path, told: str | None) -> tuple[State, str]:
         code = (folder / "exit").read_text().strip()
         if code in STOPPED:
             return "stopped", ""
-        return ("finished", "") if code == "0" else ("failed", f"exit code {code}")
+        return ("finished", "") if code == "0" else ("failed", f"exit code {code}: {_end(folder)}")
     if told is None:
         return "failed", "it ended without a word: a time limit or a lost node"
     return ("waiting" if told in WAITING else "running"), told.lower()
+
+
+def _end(folder: Path) -> str:
+    """The last line that a job printed."""
+    try:
+        lines = (folder / "log").read_text(errors="replace").splitlines()
+    except OSError:
+        return "it printed nothing"
+    return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
 def _call(*command: str) -> str:

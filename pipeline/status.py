@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
 
-from pipeline.config import Study
 from pipeline.plan import read_rows
 from pipeline.show import status as status_table
 from pipeline.sweep import DONE, PAUSED, SWEEP
@@ -20,7 +20,15 @@ STALE_SECONDS = 30.0
 """A sweep that has not told of itself for so long has ended, or its driver has."""
 
 
-def status_rows(study: Study) -> list[dict[str, Any]]:
+class Placed(Protocol):
+    """What has a study's folder: the study itself, or what is known of one of a cluster."""
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of the study lives."""
+
+
+def status_rows(study: Placed) -> list[dict[str, Any]]:
     """One mapping a run: what it is and what came of it; absent values are null."""
     runs = study.folder / "runs"
     rows = read_rows(study.folder / "plan.json")
@@ -28,7 +36,7 @@ def status_rows(study: Study) -> list[dict[str, Any]]:
     return [row | read_tail(folder).columns() for row, folder in zip(rows, folders, strict=True)]
 
 
-def read_sweep(study: Study) -> dict[str, Any] | None:
+def read_sweep(study: Placed) -> dict[str, Any] | None:
     """What the driver of the study last told of its sweep, if one is at work."""
     try:
         told: dict[str, Any] = json.loads((study.folder / SWEEP).read_text())
@@ -37,7 +45,7 @@ def read_sweep(study: Study) -> dict[str, Any] | None:
     return told if time.time() - told["updated"] < STALE_SECONDS else None
 
 
-def show_status(study: Study, console: Console, watch: bool) -> None:
+def show_status(study: Placed, console: Console, watch: bool) -> None:
     """The table of all runs, once, or refreshed until every one has ended."""
     if not (watch and console.is_terminal):
         console.print(_page(study, status_rows(study)))
@@ -51,7 +59,7 @@ def show_status(study: Study, console: Console, watch: bool) -> None:
             time.sleep(REFRESH_SECONDS)
 
 
-def pause(study: Study, off: bool) -> None:
+def pause(study: Placed, off: bool) -> None:
     """Ask the driver of the study to hold its runs, or to go on."""
     mark = study.folder / PAUSED
     if off:
@@ -61,5 +69,5 @@ def pause(study: Study, off: bool) -> None:
         mark.touch()
 
 
-def _page(study: Study, rows: list[dict[str, Any]]) -> Group:
+def _page(study: Placed, rows: list[dict[str, Any]]) -> Group:
     return status_table(rows, read_sweep(study))

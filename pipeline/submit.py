@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from pipeline.cluster_file import Cluster, KubeRayCluster, SlurmCluster
@@ -53,6 +54,30 @@ class Job:
     state: State
     note: str = ""
     began: float | None = None
+
+
+@dataclass(frozen=True)
+class There:
+    """Where a cluster keeps a study.
+
+    Raises:
+        StudyError: nothing of it is to be seen from here.
+    """
+
+    study: str
+    shared: str
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder, as every node calls it."""
+        folder = Path(self.shared) / self.study
+        if not folder.is_dir():
+            known = sorted(path.parent.name for path in Path(self.shared).glob("*/plan.json"))
+            raise StudyError(
+                f"study '{self.study}': {folder} is not there, or its job has not begun; studies "
+                f"seen there from here: {', '.join(known) or 'none'}{nearest(self.study, known)}"
+            )
+        return folder
 
 
 class Scheduler(Protocol):

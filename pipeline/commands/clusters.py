@@ -18,6 +18,7 @@ from pipeline.commands.options import (
     app,
     console,
     print_json,
+    study_name,
 )
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def up(
         state_folder(),
         local or described.nodes,
         cpus or described.cpus_per_node,
+        Path(described.shared),
         described.gpus_per_node if gpus is None else gpus,
         Path(described.scratch) if described.scratch else None,
         say,
@@ -200,35 +202,27 @@ def show(
 
 def _package(study: str, overrides: list[str] | None, cluster: str) -> tuple[Package, Scheduler]:
     """What the study names is looked at here if the cluster's shared folder is seen from here."""
-    from pipeline.cluster_file import LocalCluster, check_fit, load_cluster
+    from pipeline.cluster_file import check_fit, check_shared
     from pipeline.config import load_study
     from pipeline.package import Package
-    from pipeline.ray_jobs import as_it_is
+    from pipeline.ray_jobs import cluster_at
     from pipeline.submit import scheduler
 
-    described = load_cluster(cluster)
-    if isinstance(described, LocalCluster):
-        described = as_it_is(described)
-    is_here = described.kind == "local" or Path(described.shared).is_dir()
+    described = cluster_at(cluster)
+    if described.kind in ("local", "slurm"):
+        check_shared(described, cluster)
+    is_here = Path(described.shared).is_dir()
     loaded = load_study(study, overrides, check=is_here)
     check_fit(loaded, described)
     return Package.of(loaded, described), scheduler(described)
 
 
 def _find(study: str, overrides: list[str] | None, cluster: str) -> tuple[str, Scheduler]:
-    """The study's name, by its file or as it was submitted, and who has its job."""
+    """The study's name, and who has its job."""
     from pipeline.cluster_file import load_cluster
-    from pipeline.config import load_study
-    from pipeline.errors import ConfigError
     from pipeline.submit import scheduler
 
-    try:
-        name = load_study(study, overrides).name
-    except ConfigError:
-        if overrides or "/" in study or study.endswith((".yaml", ".yml")):
-            raise
-        name = study
-    return name, scheduler(load_cluster(cluster))
+    return study_name(study, overrides), scheduler(load_cluster(cluster))
 
 
 def _tell(

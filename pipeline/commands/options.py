@@ -73,6 +73,19 @@ DebugOption = Annotated[
 ]
 
 
+def study_name(study: str, overrides: list[str] | None) -> str:
+    """A study's name, given its file, or the name by which a cluster knows it."""
+    from pipeline.config import load_study
+    from pipeline.errors import ConfigError
+
+    try:
+        return load_study(study, overrides).name
+    except ConfigError:
+        if overrides or "/" in study or study.endswith((".yaml", ".yml")):
+            raise
+        return study
+
+
 def console(as_json: bool = False) -> Console:
     """Where people read: standard output, or standard error where that is for JSON."""
     made = Console(stderr=as_json, highlight=False)

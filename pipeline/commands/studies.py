@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,8 +18,12 @@ from pipeline.commands.options import (
     app,
     console,
     print_json,
+    study_name,
 )
 from pipeline.errors import BusyError
+
+if TYPE_CHECKING:
+    from pipeline.status import Placed
 
 
 @app.command(
@@ -45,11 +49,13 @@ def run(
     debug: DebugOption = False,
 ) -> None:
     """Run a whole study: tokens, plan, training, laws, MLflow. Run again, it goes on."""
-    from pipeline.cluster_file import load_cluster
+    from pipeline.cluster_file import check_shared, load_cluster
     from pipeline.config import load_study
 
     loaded = load_study(study, overrides, check=True)
     joined = load_cluster(cluster) if cluster else None
+    if joined and cluster:
+        check_shared(joined, cluster)
     from pipeline.study import run_study
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -106,17 +112,20 @@ def status(
     debug: DebugOption = False,
 ) -> None:
     """Where every run of a study stands, read from the journals."""
-    from pipeline.cluster_file import load_cluster
     from pipeline.config import load_study
     from pipeline.status import show_status, status_rows
 
     if cluster:
-        overrides = [*(overrides or []), f"output={load_cluster(cluster).shared}"]
-    loaded = load_study(study, overrides)
-    if as_json:
-        print_json(status_rows(loaded))
+        from pipeline.ray_jobs import cluster_at
+        from pipeline.submit import There
+
+        placed: Placed = There(study_name(study, overrides), cluster_at(cluster).shared)
     else:
-        show_status(loaded, console(), watch)
+        placed = load_study(study, overrides)
+    if as_json:
+        print_json(status_rows(placed))
+    else:
+        show_status(placed, console(), watch)
 
 
 @app.command(epilog="Example: isoflop pause quickstart, and later: isoflop pause quickstart --off")

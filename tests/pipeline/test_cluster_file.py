@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pipeline.cluster_file import KINDS, check_fit, load_cluster
+from pipeline.cluster_file import KINDS, check_fit, check_shared, load_cluster
 from pipeline.config import load_study
 from pipeline.errors import ConfigError
 from pipeline.yaml_file import CONFIGS
@@ -66,10 +66,13 @@ def test_a_name_is_looked_up_and_a_wrong_one_is_told_the_nearest():
         (("/shared", "/shared/../etc"), "allowed: an absolute path without '..'"),
         (("/shared", '"/shared\\nrm"'), "shared: given '/shared\\nrm'"),
         (("/shared", "/a folder"), "shared: given '/a folder'"),
-        (("04:00:00", "soon"), "time: given 'soon'"),
+        (("04:00:00", "soon"), "time: given 'soon', allowed: such as 04:00:00 or 1-12:00:00"),
+        (("04:00:00", "04:00"), "time: given '04:00', which Slurm takes for 4 minutes, allowed: at least 10 minutes; an hour is 01:00:00"),
+        (("nodes: 2", "nodes: 2\nscratch: /a/long/folder/of/somebody/tmp"), "scratch: given '/a/long/folder/of/somebody/tmp', allowed: at most 24 letters"),
+        (("nodes: 2", "nodes: 2\nscratch: tmp"), "scratch: given 'tmp', allowed: an absolute path"),
         (("time: 04:00:00\n", ""), "time: missing; this key is required"),
-        (("nodes: 2", "nodes: 2\npartition: 'gpu; rm -rf /'"), "partition: given 'gpu; rm -rf /'"),
-        (("nodes: 2", "nodes: 2\noptions: ['--mem=1 --wrap=x']"), "options.0: given '--mem=1 --wrap=x'"),
+        (("nodes: 2", "nodes: 2\npartition: 'gpu; rm -rf /'"), "partition: given 'gpu; rm -rf /', allowed: one word of letters"),
+        (("nodes: 2", "nodes: 2\noptions: ['--mem=1 --wrap=x']"), "options.0: given '--mem=1 --wrap=x', allowed: one option, such as --mem=0"),
         (("nodes: 2", "nodes: 2\npython: '$(id)'"), "python: given '$(id)'"),
         (("nodes: 2", "nodes: 2\nprice_per_gpu_hour: -1"), "price_per_gpu_hour: given -1"),
         (("nodes: 2", "nodes: 2\nprice_per_gpu_hour: .inf"), "price_per_gpu_hour: given inf"),
@@ -77,6 +80,41 @@ def test_a_name_is_looked_up_and_a_wrong_one_is_told_the_nearest():
 )  # fmt: skip
 def test_a_fault_is_told_with_its_place(refused, change, told):
     assert told in refused(SLURM.replace(*change))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("512Gi", "512GB"), "memory_per_node: given '512GB', allowed: such as 64Gi"),
+        (("claim: data", "claim: My_Data"), "claim: given 'My_Data', allowed: 1 to 63 of a-z"),
+    ],
+)
+def test_a_fault_of_kubernetes_is_told_too(refused, change, told):
+    kubernetes = (
+        "kind: kuberay\nnodes: 1\ncpus_per_node: 4\nshared: /s\n"
+        "memory_per_node: 512Gi\nimage: lab/isoflop:1\nclaim: data\n"
+    )
+    assert told in refused(kubernetes.replace(*change))
+
+
+@pytest.mark.parametrize("time", ["10", "00:10:00", "30:00", "1-0", "1-00:00", "7-00:00:00"])
+def test_a_time_is_one_that_slurm_takes(tmp_path, time):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(SLURM.replace("04:00:00", f"'{time}'"))
+    assert load_cluster(path).time == time
+
+
+def test_a_shared_folder_that_is_not_here_is_named_with_file_and_key(tmp_path):
+    path = tmp_path / "lab.yaml"
+    path.write_text(SLURM.replace("/shared", f"{tmp_path}/mount"))
+    cluster = load_cluster(path)
+    with pytest.raises(ConfigError, match=rf"lab.yaml: shared: {tmp_path}/mount is not there on"):
+        check_shared(cluster, str(path))
+    (tmp_path / "mount").mkdir()
+    check_shared(cluster, str(path))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file is not there on"):
+        check_shared(cluster.model_copy(update={"shared": f"{tmp_path}/file"}), str(path))
 
 
 def test_a_password_in_a_uri_is_refused_and_not_repeated(refused):

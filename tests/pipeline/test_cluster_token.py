@@ -84,6 +84,6 @@ def test_the_token_of_a_local_cluster_is_made_for_its_owner_alone(tmp_path, monk
     before = os.umask(0)
     try:
         with pytest.raises(KeyboardInterrupt):
-            local_cluster.up(tmp_path / "state", nodes=1, cpus=1)
+            local_cluster.up(tmp_path / "state", nodes=1, cpus=1, shared=tmp_path)
     finally:
         os.umask(before)

@@ -1,6 +1,7 @@
 """The batch script: valid shell whatever the names, and a job's state from what it left behind."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,12 +21,19 @@ from pipeline.submit import Submission, cancel, latest, resume, submit
 STAND_INS = {
     "sbatch": """\
 #!/bin/bash
-# Runs the script's last argument at once, as Slurm would on the first node.
-id=$((1000 + $(ls "$SLURM_STAND_IN" | grep -c pid)))
-log=$(sed -n 's/^#SBATCH --output=//p' "${@: -1}")
-SLURM_JOB_ID=$id SLURM_JOB_NODELIST="node[0-1]" setsid bash "${@: -1}" >>"$log" 2>&1 </dev/null &
-echo $! >"$SLURM_STAND_IN/$id.pid"
+# Takes the script that is the last argument, and starts it at once.
+id=$((1000 + $(ls "$SLURM_STAND_IN" | grep -c script)))
+cp "${@: -1}" "$SLURM_STAND_IN/$id.script"
+run-script "$id"
 echo "$id;cluster"
+""",
+    "run-script": """\
+#!/bin/bash
+# As Slurm would on the first node of the job.
+script="$SLURM_STAND_IN/$1.script"
+log=$(sed -n 's/^#SBATCH --output=//p' "$script")
+SLURM_JOB_ID=$1 SLURM_JOB_NODELIST="node[0-1]" setsid bash "$script" >>"$log" 2>&1 </dev/null &
+echo $! >"$SLURM_STAND_IN/$1.pid"
 """,
     "squeue": """\
 #!/bin/bash
@@ -38,7 +46,12 @@ exit 0
 #!/bin/bash
 kill -TERM "$(cat "$SLURM_STAND_IN/${@: -1}.pid")"
 """,
-    "scontrol": "#!/bin/bash\nprintf 'node0\\nnode1\\n'\n",
+    "scontrol": """\
+#!/bin/bash
+if [ "$1" = show ]; then printf 'node0\nnode1\n'; exit; fi
+pid=$(cat "$SLURM_STAND_IN/$2.pid")
+(while kill -0 "$pid"; do sleep 0.05; done; run-script "$2") >/dev/null 2>&1 </dev/null &
+""",
     "srun": '#!/bin/bash\nwhile [[ "$1" == --* ]]; do shift; done\nexec "$@"\n',
 }
 
@@ -104,22 +117,37 @@ def test_the_directives_say_what_the_cluster_file_says(tmp_path):
     assert batch.index("#SBATCH --signal") < batch.index("set -euo")
 
 
-def test_a_job_is_submitted_once_stopped_and_gone_on_with(slurm, tmp_path):
-    """With a driver that waits for its end instead of the real one."""
-    jobs, package = made(tmp_path / "shared", python="driver")
+@pytest.fixture
+def driver(slurm, tmp_path) -> str:
+    """The Python of a job that waits for its end instead of training; nothing is left at its second
+    start."""
+    path = tmp_path / "bin" / "driver"
+    path.write_text(DRIVER)
+    path.chmod(0o755)
     (tmp_path / "shared").mkdir()
-    driver = tmp_path / "bin" / "driver"
-    driver.write_text(
-        "#!/bin/bash\n"
-        'case "$*" in\n'
-        "*secrets*) echo sesame ;;\n"
-        "*get_node_ip_address*) echo 127.0.0.1 ;;\n"
-        "*health-check*) ;;\n"
-        "*start*) exec sleep 60 ;;\n"
-        "*) trap 'echo saved; exit 130' TERM; echo \"driver $*\"; sleep 60 & wait ;;\n"
-        "esac\n"
-    )
-    driver.chmod(0o755)
+    return str(path)
+
+
+DRIVER = """\
+#!/bin/bash
+case "$*" in
+*secrets*) echo sesame ;;
+*get_node_ip_address*) echo 127.0.0.1 ;;
+*health-check*) ;;
+*start*) exec sleep 60 ;;
+*)
+  trap 'echo saved; exit 130' TERM
+  echo "driver $*, TMPDIR=$TMPDIR"
+  if [ -e ../begun ]; then exit 0; fi
+  touch ../begun
+  sleep 60 &
+  wait ;;
+esac
+"""
+
+
+def test_a_job_is_submitted_once_stopped_and_gone_on_with(slurm, driver, tmp_path):
+    jobs, package = made(tmp_path / "shared", python=driver)
     first, is_new = submit(package, jobs)
     assert is_new
     assert submit(package, jobs)[1] is False
@@ -135,6 +163,27 @@ def test_a_job_is_submitted_once_stopped_and_gone_on_with(slurm, tmp_path):
     assert (again.submission.attempt, is_new) == (2, True)
     assert cancel(jobs, "quickstart", 10).state == "stopped"
     assert [job.state for job in jobs.all()] == ["stopped", "stopped"]
+
+
+def test_a_job_whose_time_is_over_queues_itself_again(slurm, driver, tmp_path):
+    """Slurm tells the script alone, two minutes before; nobody has cancelled it."""
+    jobs, package = made(tmp_path / "shared", python=driver, scratch="/var/tmp")
+    submission = submit(package, jobs)[0].submission
+    log = tmp_path / "shared/quickstart/jobs" / submission.id / "log"
+    wait_for(lambda: log.is_file() and "cluster.yaml, TMPDIR=/var/tmp" in log.read_text())
+    os.kill(pid_of(slurm), signal.SIGTERM)
+    wait_for(lambda: latest(jobs, "quickstart").state == "finished")
+    assert log.read_text().count("driver -m pipeline run") == 2
+    assert "the time is over and every run has saved its state" in log.read_text()
+
+
+def test_a_folder_that_a_node_does_not_see_is_named_before_anything_starts(slurm, driver, tmp_path):
+    jobs, package = made(tmp_path / "shared", python=driver, scratch="/nowhere")
+    submit(package, jobs)
+    wait_for(lambda: jobs.all()[0].state == "failed")
+    [job] = jobs.all()
+    assert "/nowhere is not there or cannot be written" in job.note
+    assert "see shared and scratch in the file of the cluster" in job.note
 
 
 TINY = """\
@@ -179,8 +228,6 @@ def pid_of(slurm: Path) -> int:
 def test_a_job_that_slurm_refuses_leaves_nothing_behind(slurm, tmp_path):
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/bash\necho 'no such partition' >&2\nexit 1\n")
     jobs, package = made(tmp_path / "shared")
-    with pytest.raises(StudyError, match="shared is not here: this is no login node"):
-        submit(package, jobs)
     (tmp_path / "shared").mkdir()
     for _ in range(2):
         with pytest.raises(StudyError, match="sbatch: no such partition"):

@@ -14,7 +14,7 @@ from pipeline.cluster_file import LocalCluster, load_cluster
 from pipeline.config import load_study
 from pipeline.errors import BusyError, ConfigError, StudyError
 from pipeline.package import Package
-from pipeline.submit import Job, Submission, cancel, latest, resume, submit
+from pipeline.submit import Job, Submission, There, cancel, latest, resume, submit
 
 
 @dataclass
@@ -104,6 +104,14 @@ def test_an_unknown_study_is_told_those_that_are_there(package):
     submit(package(), jobs)
     with pytest.raises(StudyError, match="there: quickstart; did you mean 'quickstart'"):
         latest(jobs, "quickstrat")
+
+
+def test_the_status_of_a_study_is_found_by_its_name_from_anywhere(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "plan.json").write_text("{}")
+    assert There("mine", str(tmp_path)).folder == tmp_path / "mine"
+    with pytest.raises(StudyError, match="seen there from here: mine; did you mean 'mine'"):
+        _ = There("mime", str(tmp_path)).folder
 
 
 def test_jobs_of_others_are_none_of_ours():
