@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from launch.config import ParallelConfig, RunConfig
-from launch.journal import Status, read_progress
+from launch.journal import Status
+from pipeline.branches import Branches
 from pipeline.packing import EPSILON, Queue
+from pipeline.tail import read_tail
 
 DONE: tuple[Status, ...] = ("finished", "diverged")
 LOOKAHEAD = 8
@@ -108,7 +110,7 @@ class Sweep(Generic[W]):
     say: Callable[[str], None] = lambda _: None
     clock: Callable[[], float] = time.monotonic
     queue: Queue[Job] = field(default_factory=Queue)
-    waiting: list[Job] = field(default_factory=list)
+    waiting: Branches[Job] = field(default_factory=Branches)
     busy: dict[int, tuple[W, Job]] = field(default_factory=dict)
     idle: list[tuple[Job, W]] = field(default_factory=list)
     ended: list[Job] = field(default_factory=list)
@@ -116,6 +118,7 @@ class Sweep(Generic[W]):
     left_out: list[Job] = field(default_factory=list)
     devices: float = 0.0
     paused: bool = False
+    _opened: list[W] = field(default_factory=list)
     _spent: float = 0.0
     _told: str = ""
     _pace: tuple[float, float] = (0.0, 0.0)
@@ -126,7 +129,7 @@ class Sweep(Generic[W]):
         Raises:
             KeyboardInterrupt: it was interrupted, and the runs have been stopped.
         """
-        self.waiting = list(jobs)
+        self._sort(jobs)
         try:
             while self.waiting or self.queue or self.busy:
                 self._look()
@@ -191,31 +194,32 @@ class Sweep(Generic[W]):
                 self._ask_all_to_stop()
         if self.spent >= self.device_seconds:
             self._ask_all_to_stop()
-        ready = [job for job in self.waiting if job.is_ready]
-        for job in ready:
-            self.queue.add(job)
-        self.waiting = [job for job in self.waiting if job not in ready] if ready else self.waiting
-        self._leave_out_orphans()
+        self._release(job.folder for _, job in self.busy.values())
 
-    def _leave_out_orphans(self) -> None:
-        """Branches whose trunk is over, or was never planned, without the checkpoint they need."""
-        if not self.waiting:
-            return
-        alive = {job.folder for job in self.queue} | {job.folder for _, job in self.busy.values()}
-        alive |= {job.folder for job in self.waiting}
-        for job in [j for j in self.waiting if j.start and j.start.parent.parent not in alive]:
-            self.waiting.remove(job)
+    def _sort(self, jobs: Sequence[Job]) -> None:
+        """Queue those that may start; the others wait for their trunks, where those will train."""
+        for job in jobs:
             if job.is_ready:
                 self.queue.add(job)
             else:
-                self.say(f"{job.run.name} cannot start: {job.start} is not there")
-                self.left_out.append(job)
+                self.waiting.add(job)
+        for trunk in self.waiting.trunks - {job.folder for job in jobs}:
+            self._over(trunk)
+
+    def _release(self, trunks: Iterable[Path]) -> None:
+        for branch in self.waiting.take_ready(trunks):
+            self.queue.add(branch)
+
+    def _over(self, trunk: Path) -> None:
+        """A run has ended for good: branches that it left no checkpoint for never start."""
+        for job in self.waiting.take(trunk):
+            self.say(f"{job.run.name} cannot start: {job.start} is not there")
+            self.left_out.append(job)
 
     def _fill(self) -> bool:
         """Start what fits; whether Ray still looks for a place for some."""
         while not self.paused:
-            placing = sum(not worker.is_placed for worker, _ in self.busy.values())
-            if placing >= LOOKAHEAD:
+            if self._placing() >= LOOKAHEAD:
                 return True
             free = self.devices - self._used(busy_alone=True)
             within = self.device_seconds - self.spent - self._running_area()
@@ -239,7 +243,15 @@ class Sweep(Generic[W]):
                 del self.idle[position]
                 return worker
         self._make_room(job.width)
-        return self.open_worker(job.run.parallel)
+        worker = self.open_worker(job.run.parallel)
+        self._opened.append(worker)
+        return worker
+
+    def _placing(self) -> int:
+        """How many gangs Ray is finding a place for."""
+        opened = self._opened
+        self._opened = [w for w in opened if id(w) in self.busy and not w.is_placed]
+        return len(self._opened)
 
     def _make_room(self, width: float) -> None:
         """Close idle workers until there are devices for ``width`` more, or none is left."""
@@ -271,12 +283,14 @@ class Sweep(Generic[W]):
         _, job = self.busy.pop(id(worker))
         took = self.clock() - job.began
         self._spent += took * job.width
+        self._release([job.folder])
         if outcome.is_worker_sound:
             self.idle.append((job, worker))
         else:
             worker.close()
         if outcome.status in (*DONE, "cancelled"):
             self.ended.append(job)
+            self._over(job.folder)
             if outcome.status == "finished":
                 expected, taken = self._pace
                 self._pace = (expected + job.expected * job.width, taken + took * job.width)
@@ -295,6 +309,7 @@ class Sweep(Generic[W]):
             self.queue.add(job)
         else:
             self.failed.append(job)
+            self._over(job.folder)
             tries = f"after {job.failures} tries"
             self.say(f"{job.run.name} {outcome.status} {tries}: {outcome.reason}")
 
@@ -333,4 +348,4 @@ class Sweep(Generic[W]):
 
 def unfinished(jobs: Sequence[Job]) -> list[Job]:
     """Those whose journals do not say that they are over."""
-    return [job for job in jobs if read_progress(job.folder).status not in DONE]
+    return [job for job in jobs if read_tail(job.folder).status not in DONE]
