@@ -109,6 +109,19 @@ class CorpusConfig(Strict):
         return self.duplicates != "keep" or bool(self.decontaminate)
 
 
+class MixturePart(Strict):
+    corpus: CorpusConfig
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    max_epochs: Annotated[float, Field(gt=0)] | None = None
+
+
+class MixtureConfig(Strict):
+    """Corpora that are trained on together, by weight of their tokens (see `data.mixture`)."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = "mixture"
+    parts: Annotated[list[MixturePart], Field(min_length=1)]
+
+
 class CorpusFile(NamedTuple):
     path: str
     size: int

@@ -6,11 +6,8 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field
-
-from data.corpus import CorpusConfig, Strict
+from data.corpus import CorpusConfig, MixtureConfig
 from data.documents import SIDES, Tally
 from data.errors import DataError, DiskFullError
 from data.files import alone, file_sha256, make_folder, require_space, sha256, write_atomic
@@ -31,19 +28,6 @@ __all__ = [
 ]
 
 VERIFY_BYTES = 1 << 30  # a cached store up to this size is read in full before each use
-
-
-class MixturePart(Strict):
-    corpus: CorpusConfig
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    max_epochs: Annotated[float, Field(gt=0)] | None = None
-
-
-class MixtureConfig(Strict):
-    """Corpora that are trained on together, by weight of their tokens (see `data.mixture`)."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = "mixture"
-    parts: Annotated[list[MixturePart], Field(min_length=1)]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
-from data.corpus import CorpusConfig, scan
-from data.prepare import MixtureConfig
+from data.corpus import CorpusConfig, MixtureConfig, scan
 from data.tokenizer import TokenizerConfig, load
 from launch.conflicts import Layout, expert_counts, refuse_conflicts
 from pipeline.errors import ConfigError
