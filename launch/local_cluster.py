@@ -26,7 +26,7 @@ HOST = "127.0.0.1"
 ROOT = Path(__file__).resolve().parent.parent
 FILE = "cluster.json"
 TOKEN = "token"
-START_SECONDS = 90.0
+START_SECONDS = 180.0
 STOP_SECONDS = 5.0
 
 
@@ -84,31 +84,17 @@ def up(
     """
     if find(folder):
         raise LocalClusterError("a local cluster is up already; `isoflop cluster down` ends it")
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    token = folder / TOKEN
-    with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))
-    token.chmod(0o600)
+    token = _make_token(folder)
     port, dashboard = _free_ports(2)
     temp_dir = tempfile.mkdtemp(prefix="ray-", dir=scratch or "/tmp")
+    address, url = f"{HOST}:{port}", f"http://{HOST}:{dashboard}"
+    cluster = LocalCluster(address, url, token, temp_dir, cpus, gpus, str(shared), nodes=[])
+    cluster.write(folder)
     head = ["--head", f"--port={port}", "--include-dashboard=true"]
     head += [f"--dashboard-host={HOST}", f"--dashboard-port={dashboard}"]
-    worker = [f"--address={HOST}:{port}"]
-    url = f"http://{HOST}:{dashboard}"
-    cluster = LocalCluster(
-        f"{HOST}:{port}", url, str(token), temp_dir, cpus, gpus, str(shared), nodes=[]
-    )
-    cluster.write(folder)
     try:
-        for number in range(nodes):
-            options = [*(worker if number else head), f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
-            options += [f"--temp-dir={temp_dir}/{number}"]  # a node removes what it unpacked there
-            node = _start(folder, number, options)
-            cluster.nodes.append((node.pid, born(node.pid)))
-            cluster.write(folder)
-            _wait(node, folder / f"node-{number}.log", dashboard)
-            say(f"node {number + 1} of {nodes} is up, with {cpus} CPUs and {gpus} GPUs")
+        _begin(cluster, folder, range(1), head, say)
+        _begin(cluster, folder, range(1, nodes), [f"--address={address}"], say)
     except BaseException:
         down(folder)
         raise
@@ -138,6 +124,37 @@ def environment(token_file: str) -> dict[str, str]:
     }
 
 
+def _make_token(folder: Path) -> str:
+    """A new token in a file of the user's alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    path = folder / TOKEN
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    path.chmod(0o600)
+    return str(path)
+
+
+def _begin(
+    cluster: LocalCluster,
+    folder: Path,
+    numbers: range,
+    options: list[str],
+    say: Callable[[str], None],
+) -> None:
+    """Start these nodes side by side, each with temporary files of its own, and wait for all."""
+    options = [*options, f"--num-cpus={cluster.cpus}", f"--num-gpus={cluster.gpus}"]
+    started = []
+    for number in numbers:
+        node = _start(folder, number, [*options, f"--temp-dir={cluster.temp_dir}/{number}"])
+        started.append(node)
+        cluster.nodes.append((node.pid, born(node.pid)))
+        cluster.write(folder)
+    for number, node in zip(numbers, started, strict=True):
+        _wait(node, folder / f"node-{number}.log", cluster.dashboard)
+        say(f"node {number + 1} is up, with {cluster.cpus} CPUs and {cluster.gpus} GPUs")
+
+
 def _start(folder: Path, number: int, options: list[str]) -> subprocess.Popen[bytes]:
     command = [
         *(sys.executable, "-m", "launch.ray_start", "--dashboard-agent-listen-port=0"),
@@ -156,7 +173,7 @@ def _start(folder: Path, number: int, options: list[str]) -> subprocess.Popen[by
         )
 
 
-def _wait(node: subprocess.Popen[bytes], log: Path, dashboard: int) -> None:
+def _wait(node: subprocess.Popen[bytes], log: Path, dashboard: str) -> None:
     """Until `ray start` says that the node runs, and the dashboard of the cluster answers."""
     deadline = time.monotonic() + START_SECONDS
     while not (b"Ray runtime started" in log.read_bytes() and _answers(dashboard)):
@@ -166,9 +183,9 @@ def _wait(node: subprocess.Popen[bytes], log: Path, dashboard: int) -> None:
         time.sleep(0.2)
 
 
-def _answers(port: int) -> bool:
+def _answers(dashboard: str) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex((HOST, port)) == 0
+        return probe.connect_ex((HOST, int(dashboard.rpartition(":")[2]))) == 0
 
 
 def _end(processes: Iterable[psutil.Process]) -> None:

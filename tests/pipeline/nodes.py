@@ -42,7 +42,7 @@ SECRETS = {
 }
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 120, every: float = 0.1) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 300, every: float = 0.1) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -55,6 +55,7 @@ class Cluster:
     file: str
     entry: tuple[str, ...] = ()
     """What brings a command onto the login node."""
+    command = (str(Path(sys.executable).with_name("isoflop")),)
 
     def __init__(self, root: Path) -> None:
         self.root, self.shared = root, root / "studies"
@@ -89,16 +90,17 @@ class Cluster:
         *arguments: str | Path,
         stderr: int | None = None,
         entry: tuple[str, ...] | None = None,
+        own_session: bool = False,
         **variables: str,
     ) -> subprocess.Popen[str]:
-        command = [str(Path(sys.executable).with_name("isoflop")), *map(str, arguments)]
         return subprocess.Popen(
-            [*(self.entry if entry is None else entry), *command],
+            [*(self.entry if entry is None else entry), *self.command, *map(str, arguments)],
             cwd=self.root,
             env=self.environment | variables,
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
+            start_new_session=own_session,
         )
 
     def freeze(self, number: int) -> list[psutil.Process]:
@@ -127,7 +129,7 @@ class Cluster:
         return [job["state"] for job in jobs if job["study"] == name][-1]
 
     def end_of(self, name: str) -> str:
-        wait_for(lambda: self.state_of(name) not in ("waiting", "running"), 300, every=2)
+        wait_for(lambda: self.state_of(name) not in ("waiting", "running"), 600, every=2)
         return self.state_of(name)
 
     def folders(self, name: str) -> list[Path]:
@@ -190,7 +192,7 @@ hostname %(name)s
 wait
 """
 HEAD = "10.77.0.1"
-OPEN_SECONDS = 180
+OPEN_SECONDS = 300
 
 
 class Machines(Cluster):
@@ -227,10 +229,11 @@ class Machines(Cluster):
         for number in range(self.nodes):
             self._wire(number)
         self._boot(0, f"--head --port=6379 --dashboard-host={HEAD} --include-dashboard=true")
-        wait_for(lambda: self._alive() == 1, OPEN_SECONDS, every=0.5)
+        wait_for(lambda: self._has_begun(0), OPEN_SECONDS)
         for number in range(1, self.nodes):
             self._boot(number, f"--address={HEAD}:6379")
-        wait_for(lambda: self._alive() == self.nodes, OPEN_SECONDS, every=0.5)
+        for number in range(1, self.nodes):
+            wait_for(lambda number=number: self._has_begun(number), OPEN_SECONDS)
 
     def down(self) -> None:
         for init in self._inits:
@@ -302,7 +305,7 @@ class Machines(Cluster):
             "RAY_health_check_timeout_ms": "2000",
             "RAY_health_check_initial_delay_ms": "1000",
         }
-        with (self.root / f"node-{number}.log").open("ab") as log:
+        with self._log(number).open("wb") as log:
             self._inits.append(
                 subprocess.Popen(
                     [*isolated, "bash", "-c", script],
@@ -314,10 +317,11 @@ class Machines(Cluster):
                 )
             )
 
-    def _alive(self) -> int:
-        with self.start("cluster", "show", self.file, "--json", stderr=subprocess.DEVNULL) as shown:
-            output, _ = shown.communicate()
-        return output.count('"ALIVE"') if shown.returncode == 0 else 0
+    def _has_begun(self, number: int) -> bool:
+        return b"Ray runtime started" in self._log(number).read_bytes()
+
+    def _log(self, number: int) -> Path:
+        return self.root / f"node-{number}.log"
 
 
 def ip(*arguments: str) -> None:
