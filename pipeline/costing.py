@@ -23,7 +23,7 @@ def cost_of(
     width: int,
     depth: int,
     vocabulary: int,
-    sequence_length: int,
+    sequence_length: int | None = None,
     ranks: int | None = None,
 ) -> dict[str, Any]:
     """The exact cost of the recipe ``name`` at a shape, as JSON values.
@@ -36,6 +36,7 @@ def cost_of(
     file = read_yaml(find(name, "models", Path.cwd(), "recipe"), overrides)
     try:
         model = Recipe.from_dict(file.values).at(width=width, n_layers=depth, vocab_size=vocabulary)
+        sequence_length = sequence_length or _readable(model)
         model.check_length(sequence_length)
     except RecipeError as error:
         raise ConfigError([f"{file.where(error.key)}: {error}"]) from None
@@ -44,6 +45,21 @@ def cost_of(
     shape = {"recipe": file.path.stem, "width": width, "n_layers": depth, "vocab_size": vocabulary}
     found = shape | cost(model, sequence_length).to_dict()
     return found | (_memory(model, sequence_length, ranks) if ranks else {})
+
+
+def _readable(model: ModelConfig) -> int:
+    """4,096 tokens, or half as many until the recipe's positions and sentinels are enough."""
+    from models import RecipeError
+
+    length = 4096
+    while length > 1:
+        try:
+            model.check_length(length)
+        except RecipeError:
+            length //= 2
+        else:
+            break
+    return length
 
 
 def _memory(model: ModelConfig, sequence_length: int, ranks: int) -> dict[str, Any]:

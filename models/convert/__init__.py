@@ -1,14 +1,17 @@
 """Weights from and to Hugging Face `transformers`: one file per family.
 
 A family's file gives `MODEL_TYPES`; `config(hf_config)`, our config of theirs; `hf_config(config)`,
-the keywords of theirs, `model_type` included; `rules(config)`, which parameter is made of which.
-`transformers` is imported by `to_hf` alone.
+the keywords of theirs, `model_type` included; `rules(config)`, which parameter is made of which. It
+may give `HF_CLASS`, the class with a head by `model_type`; `IGNORED`, weights of theirs without a
+part in the logits; `FOLDED`, those that only together make one of ours; `UNUSED`, options of theirs
+without a part in what it converts. `transformers` is imported when a model is converted.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
@@ -24,6 +27,15 @@ from models.pattern import Layer
 from models.recipe import ModelConfig
 
 __all__ = ["families", "from_hf", "hf_class", "to_hf"]
+
+UNUSED = re.compile(
+    "architectures|.*_token_id|.*drop(out)?|.*dropout_.*|init.*|.*_init.*|rescale_.*"
+    "|(max|n)_position.*|context_length|.*aux.*|.*jitter.*|.*z_loss.*|time_step_(min|max|floor|scale)"
+    "|output_.*|return_.*|.*cache.*|.*_kernels?|use_mambapy|use_associative_scan|chunk_size.*|mode"
+    "|(.*_)?dtype|residual_in_fp32|pretraining_tp|num_nextn_predict_layers|num_logits_to_keep"
+    "|max_inference_chunksize|transformers_version|_.*|.*label.*|problem_type|summary_.*|classifier_.*"
+)
+"""Options of theirs that change no logits of one forward pass without dropout."""
 
 
 @cache
@@ -41,7 +53,8 @@ def families() -> dict[str, ModuleType]:
 def from_hf(hf_model: Any) -> Model:
     """Our model with the weights of a `transformers` model, in its dtype, on its device.
 
-    RecipeError if its `model_type` is not converted, ValueError if it has weights we do not.
+    RecipeError if its `model_type` or an option of its config is not converted, ValueError if it
+    has weights we do not.
     """
     kind = hf_model.config.model_type
     if kind not in families():
@@ -49,6 +62,7 @@ def from_hf(hf_model: Any) -> Model:
     family = families()[kind]
     hf_model.config.architectures = [type(hf_model).__name__]
     config = family.config(hf_model.config)
+    _refuse_unread(family, hf_model.config, config)
     model = build(config)
     theirs, ours = hf_model.state_dict(), _tensors(model)
     used: set[str] = set()
@@ -90,6 +104,18 @@ def to_hf(model: Model, kind: str | None = None) -> Any:
     return hf_model.to(next(model.parameters()).dtype)
 
 
+def _refuse_unread(family: ModuleType, given: Any, config: ModelConfig) -> None:
+    """RecipeError for an option of theirs that our config does not say again."""
+    import transformers
+
+    said = family.hf_config(config)
+    options = given.to_dict()
+    for name, value in transformers.AutoConfig.for_model(**said).to_dict().items():
+        is_read = name in said or UNUSED.fullmatch(name) or name in getattr(family, "UNUSED", ())
+        if not is_read and options.get(name, value) != value:
+            raise RecipeError((name,), options[name], str(value), "not converted")
+
+
 def _tensors(model: Model) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
@@ -101,7 +127,7 @@ def family_of(config: ModelConfig, kind: str | None = None) -> tuple[ModuleType,
     tried = families().values() if kind is None else [families()[kind]]
     for family in dict.fromkeys(tried):
         try:
-            kwargs = family.hf_config(config)
+            kwargs = family.hf_config(config) | ({} if kind is None else {"model_type": kind})
             again = family.config(transformers.AutoConfig.for_model(**kwargs))
         except (KeyError, TypeError, ValueError):
             continue

@@ -23,6 +23,7 @@ FOLDED = (
     "bert.embeddings.position_embeddings.weight",
     "bert.embeddings.token_type_embeddings.weight",
 )
+UNUSED = ("type_vocab_size",)
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
 
 

@@ -22,35 +22,39 @@ def config(hf: Any) -> ModelConfig:
     if hf.rope_parameters["rope_type"] != "default":
         raise RecipeError(("rope_type",), hf.rope_parameters["rope_type"], ["default"], "no")
     grouped = v3 or hf.topk_method == "group_limited_greedy"
+    dense = ["mla+mlp"] * hf.first_k_dense_replace
     return decoder.recipe_at(
         hf,
-        prefix=" ".join(["mla+mlp"] * hf.first_k_dense_replace),
+        prefix=" ".join(dense),
         pattern="mla+moe",
-        branches={
-            "mla": {
-                "n_heads": hf.num_attention_heads,
-                "nope_width": hf.qk_nope_head_dim,
-                "rope_width": hf.qk_rope_head_dim,
-                "v_width": hf.v_head_dim,
-                "kv_rank": hf.kv_lora_rank,
-                "q_rank": hf.q_lora_rank,
-                "bias": hf.attention_bias,
+        branches=decoder.used(
+            [*dense, "mla+moe"],
+            {
+                "mla": {
+                    "n_heads": hf.num_attention_heads,
+                    "nope_width": hf.qk_nope_head_dim,
+                    "rope_width": hf.qk_rope_head_dim,
+                    "v_width": hf.v_head_dim,
+                    "kv_rank": hf.kv_lora_rank,
+                    "q_rank": hf.q_lora_rank,
+                    "bias": hf.attention_bias,
+                },
+                "mlp": {"activation": "swiglu", "hidden": hf.intermediate_size},
+                "moe": {
+                    "activation": "swiglu",
+                    "hidden": hf.moe_intermediate_size,
+                    "n_experts": hf.n_routed_experts,
+                    "top_k": hf.num_experts_per_tok,
+                    "score": "sigmoid" if v3 else "softmax",
+                    "normalize": v3 and hf.norm_topk_prob,
+                    "scale": float(hf.routed_scaling_factor),
+                    "selection_bias": v3,
+                    "n_groups": hf.n_group if grouped else 1,
+                    "top_groups": hf.topk_group if grouped else 1,
+                    "shared_hidden": hf.n_shared_experts * hf.moe_intermediate_size,
+                },
             },
-            "mlp": {"activation": "swiglu", "hidden": hf.intermediate_size},
-            "moe": {
-                "activation": "swiglu",
-                "hidden": hf.moe_intermediate_size,
-                "n_experts": hf.n_routed_experts,
-                "top_k": hf.num_experts_per_tok,
-                "score": "sigmoid" if v3 else "softmax",
-                "normalize": v3 and hf.norm_topk_prob,
-                "scale": float(hf.routed_scaling_factor),
-                "selection_bias": v3,
-                "n_groups": hf.n_group if grouped else 1,
-                "top_groups": hf.topk_group if grouped else 1,
-                "shared_hidden": hf.n_shared_experts * hf.moe_intermediate_size,
-            },
-        },
+        ),
         norm={"type": "rmsnorm", "placement": "pre", "eps": hf.rms_norm_eps},
         positions=decoder.rope(hf),
         tied=hf.tie_word_embeddings,
@@ -84,7 +88,7 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         "q_lora_rank": recipe.branches["mla"]["q_rank"],
         "attention_bias": recipe.branches["mla"]["bias"],
         "first_k_dense_replace": len(recipe.first_layers),
-        "intermediate_size": decoder.hidden(config, "mlp"),
+        "intermediate_size": decoder.hidden(config, "mlp" if recipe.first_layers else "moe"),
         "moe_intermediate_size": decoder.hidden(config, "moe"),
         "n_routed_experts": moe["n_experts"],
         "num_experts_per_tok": moe["top_k"],

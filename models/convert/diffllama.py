@@ -14,6 +14,7 @@ from models.errors import RecipeError
 from models.recipe import ModelConfig
 
 MODEL_TYPES = ("diffllama",)
+UNUSED = ("lambda_std_dev",)
 LAMBDAS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 
 

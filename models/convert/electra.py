@@ -10,6 +10,7 @@ from models.recipe import ModelConfig
 
 MODEL_TYPES = ("electra",)
 HF_CLASS = {"electra": "ElectraForPreTraining"}
+UNUSED = bert.UNUSED
 FOLDED = tuple(name.replace("bert.", "electra.", 1) for name in bert.FOLDED)
 
 

@@ -14,7 +14,7 @@ MODEL_TYPES = ("llama", "mistral")
 
 def config(hf: Any) -> ModelConfig:
     """Ours of theirs."""
-    bias = getattr(hf, "attention_bias", False)
+    bias = hf.model_type == "llama" and hf.attention_bias
     window = getattr(hf, "sliding_window", None)
     options = decoder.attention_options(hf, bias=bias, out_bias=bias, window=window)
     return decoder.recipe_at(
@@ -34,13 +34,10 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
     """Theirs of ours."""
     recipe: Any = config.recipe
     attention = recipe.branches["attention"]
-    kind = (
-        {"model_type": "llama", "attention_bias": attention["bias"]}
-        if attention["window"] is None
-        else {"model_type": "mistral", "sliding_window": attention["window"]}
-    )
     return {
-        **kind,
+        "model_type": "llama" if attention["window"] is None else "mistral",
+        "attention_bias": attention["bias"],
+        "sliding_window": attention["window"],
         **decoder.shape(config),
         **decoder.head_keywords(config),
         **decoder.rope_keywords(config),

@@ -15,6 +15,7 @@ from models.errors import RecipeError
 from models.recipe import ModelConfig
 
 MODEL_TYPES = ("llama4_text",)
+UNUSED = ("interleave_moe_layer_step", "no_rope_layer_interval")
 HF_CLASS = {"llama4_text": "Llama4ForCausalLM"}
 
 

@@ -11,6 +11,7 @@ from models.errors import RecipeError
 from models.recipe import ModelConfig
 
 MODEL_TYPES = ("nemotron_h",)
+UNUSED = ("intermediate_size", "expand", "mtp_layers_block_type", "moe_shared_expert_overlap")
 NAMES = {
     "linear_attention": "mamba2",
     "full_attention": "attention",
@@ -62,7 +63,7 @@ def config(hf: Any) -> ModelConfig:
         pattern=decoder.shortest(layers),
         branches={name: options for name, options in branches.items() if name in layers},
         norm={"type": "rmsnorm", "placement": "pre", "eps": hf.layer_norm_epsilon},
-        tied=hf.tie_word_embeddings,
+        tied=False,  # theirs never shares the two matrices, whatever its config says
     )
 
 

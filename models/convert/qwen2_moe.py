@@ -11,6 +11,7 @@ from models.errors import RecipeError
 from models.recipe import ModelConfig
 
 MODEL_TYPES = ("qwen2_moe",)
+UNUSED = ("intermediate_size",)
 
 
 def config(hf: Any) -> ModelConfig:

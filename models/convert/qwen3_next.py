@@ -14,6 +14,7 @@ from models.errors import RecipeError
 from models.recipe import ModelConfig
 
 MODEL_TYPES = ("qwen3_next",)
+UNUSED = ("intermediate_size",)
 MIXERS = {"linear_attention": "gated_delta", "full_attention": "attention"}
 NAMES = {ours: theirs for theirs, ours in MIXERS.items()}
 

@@ -13,6 +13,7 @@ from models.recipe import ModelConfig
 
 MODEL_TYPES = ("roberta",)
 HF_CLASS = {"roberta": "RobertaForMaskedLM"}
+UNUSED = bert.UNUSED
 FOLDED = tuple(name.replace("bert.", "roberta.", 1) for name in bert.FOLDED)
 PAD = 1
 

@@ -38,7 +38,7 @@ def config(hf: Any) -> ModelConfig:
         },
         norm={"type": "rmsnorm", "placement": "pre", "eps": hf.norm_eps},
         logit_softcap=hf.output_logit_soft_cap,
-        tied=hf.tie_word_embeddings,
+        tied=False,  # theirs never shares the two matrices, whatever its config says
     )
 
 

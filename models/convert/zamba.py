@@ -14,6 +14,7 @@ from models.errors import RecipeError
 from models.recipe import ModelConfig
 
 MODEL_TYPES = ("zamba",)
+UNUSED = ("attn_layer_period", "attn_layer_offset")
 
 
 def config(hf: Any) -> ModelConfig:

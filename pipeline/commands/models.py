@@ -19,8 +19,13 @@ def cost(
     width: Annotated[int, typer.Option("--width", min=1, help="Model width.")],
     depth: Annotated[int, typer.Option("--depth", min=1, help="Layers.")],
     sequence_length: Annotated[
-        int, typer.Option("--sequence-length", min=1, help="Tokens of a sequence.")
-    ] = 4096,
+        int | None,
+        typer.Option(
+            "--sequence-length",
+            min=1,
+            help="Tokens of a sequence; by default 4,096, or half as many until it can be read.",
+        ),
+    ] = None,
     vocabulary: Annotated[int, typer.Option("--vocabulary", min=2, help="Tokens known.")] = 32_000,
     ranks: Annotated[
         int | None,

@@ -113,25 +113,3 @@ def test_swiglu_is_silu_times_the_other_half() -> None:
     dy = torch.randn(3, 5, 4, dtype=torch.float64)
     ours, theirs = (torch.autograd.grad(y, x, dy)[0] for y in (activate("swiglu", x), expected))
     torch.testing.assert_close(ours, theirs)
-
-
-def test_top_one_is_the_sparse_layer_of_switch_transformers() -> None:
-    """Router and experts; theirs drops what is over its capacity, here nothing is."""
-    transformers = pytest.importorskip("transformers")
-    from transformers.models.switch_transformers import modeling_switch_transformers
-
-    config = transformers.SwitchTransformersConfig(
-        d_model=12, d_ff=20, num_experts=4, expert_capacity=64, dense_act_fn="relu"
-    )
-    torch.manual_seed(0)
-    theirs = modeling_switch_transformers.SwitchTransformersSparseMLP(config).eval()
-    frame = Frame(width=12, n_layers=1, n_branches=1)
-    ours = Moe(frame, n_experts=4, top_k=1, hidden=20, activation="relu")
-    experts = [theirs.experts[f"expert_{i}"] for i in range(4)]
-    with torch.no_grad():
-        theirs.router.classifier.weight.normal_()
-        ours.router.gate.weight.copy_(theirs.router.classifier.weight)
-        ours.into_EDI.copy_(torch.stack([expert.wi.weight.T for expert in experts]))
-        ours.out_EID.copy_(torch.stack([expert.wo.weight.T for expert in experts]))
-    x = torch.randn(2, 9, 12)
-    torch.testing.assert_close(ours(x, Context())[0], theirs(x), rtol=1e-4, atol=1e-6)

@@ -131,6 +131,43 @@ BART = {
     "eos_token_id": None,
     "forced_eos_token_id": None,
 }
+SWITCH = {
+    **{key: value for key, value in T5.items() if key != "num_layers"},
+    "num_layers": 4,
+    "num_sparse_encoder_layers": 2,
+    "num_sparse_decoder_layers": 2,
+    "num_experts": 4,
+}
+QWEN_MOE = {
+    **GROUPED,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 24,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+}
+QWEN3_NEXT = {
+    **QWEN_MOE,
+    "num_hidden_layers": 4,
+    "head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 6,
+}
+JAMBA = {
+    **GROUPED,
+    "num_hidden_layers": 4,
+    "attn_layer_period": 4,
+    "attn_layer_offset": 2,
+    "num_experts": 4,
+    "mamba_d_state": 8,
+    "use_mamba_kernels": False,
+}
+GPT2 = {"vocab_size": V, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+BLOOM = {"vocab_size": V, "hidden_size": 32, "n_layer": 2, "n_head": 4}
+MAMBA = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
+TIED = {"tie_word_embeddings": True}
+UNTIED = {"tie_word_embeddings": False}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("bert", ENCODER),
     ("bert", {**ENCODER, "hidden_act": "gelu_new", "hidden_size": 48, "type_vocab_size": 1}),
@@ -152,72 +189,69 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("deberta-v2", {**DEBERTA, "pos_att_type": ["c2p"], "max_position_embeddings": 6}),
     ("t5", T5),
     ("t5", {**T5, "num_decoder_layers": 1, "feed_forward_proj": "gated-gelu"}),
-    ("t5", {**T5, "tie_word_embeddings": False}),
+    ("t5", {**T5, **UNTIED, "feed_forward_proj": "gated-silu"}),
     ("bart", BART),
     ("bart", {**BART, "scale_embedding": True, "encoder_layers": 1}),
-    ("gpt2", {"vocab_size": V, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
+    ("switch_transformers", SWITCH),
+    ("switch_transformers", {**SWITCH, "num_decoder_layers": 3, "num_sparse_decoder_layers": 1}),
+    ("switch_transformers", {**SWITCH, "num_sparse_encoder_layers": 4, "dense_act_fn": "gelu"}),
+    ("switch_transformers", {**SWITCH, "num_experts": 7, "num_decoder_layers": 1}),
+    ("gpt2", GPT2),
+    ("gpt2", {**GPT2, "n_inner": 40, "activation_function": "relu", "n_head": 2, **UNTIED}),
     ("gpt_neox", SHAPE),
     ("gpt_neox", {**SHAPE, "use_parallel_residual": False, "hidden_size": 64}),
+    ("gpt_neox", {**SHAPE, **TIED, "hidden_act": "gelu_new"}),
     ("llama", GROUPED),
     ("llama", {**SHAPE, "tie_word_embeddings": True, "head_dim": 16, "attention_bias": True}),
     ("llama", {**GROUPED, "head_dim": 16, "rope_parameters": YARN}),
     ("mistral", {**GROUPED, "sliding_window": 5, "head_dim": 8}),
+    ("mistral", {**SHAPE, "num_key_value_heads": 1, "sliding_window": 1, **TIED}),
+    ("mistral", {**GROUPED, "sliding_window": None}),
+    ("gemma2", {**SHAPE, "num_key_value_heads": 1, "head_dim": 8, "sliding_window": 3, **UNTIED}),
     ("gemma2", {**GROUPED, "head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 20}),
-    ("bloom", {"vocab_size": V, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
-    ("bloom", {"vocab_size": V, "hidden_size": 48, "n_layer": 1, "n_head": 6}),
+    ("bloom", BLOOM),
+    ("bloom", {**BLOOM, "hidden_size": 48, "n_layer": 1, "n_head": 6, **UNTIED}),
     ("olmo2", GROUPED),
+    ("olmo2", {**SHAPE, **TIED, "attention_bias": True}),
     ("mixtral", {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    ("mixtral", {**GROUPED, "sliding_window": 4, "num_experts_per_tok": 1, **TIED}),
     ("mixtral", {**SHAPE, "num_key_value_heads": 1, "num_experts_per_tok": 3}),
-    (
-        "qwen2_moe",
-        {
-            **GROUPED,
-            "moe_intermediate_size": 16,
-            "shared_expert_intermediate_size": 24,
-            "num_experts": 4,
-            "num_experts_per_tok": 2,
-        },
-    ),
+    ("qwen2_moe", QWEN_MOE),
+    ("qwen2_moe", {**QWEN_MOE, "num_experts_per_tok": 3, "norm_topk_prob": True, **TIED}),
+    ("qwen2_moe", {**QWEN_MOE, "num_experts_per_tok": 1, "qkv_bias": False}),
     ("deepseek_v2", {**DEEPSEEK, "topk_method": "group_limited_greedy"}),
     ("deepseek_v2", {**DEEPSEEK, "q_lora_rank": None, "routed_scaling_factor": 2.0}),
+    ("deepseek_v2", {**DEEPSEEK, "first_k_dense_replace": 0, "num_experts_per_tok": 1, **TIED}),
     ("deepseek_v3", DEEPSEEK),
-    ("mamba", {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
-    ("falcon_mamba", {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
+    ("deepseek_v3", {**DEEPSEEK, "norm_topk_prob": False, "q_lora_rank": None, **TIED}),
+    ("deepseek_v3", {**DEEPSEEK, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 1}),
+    ("mamba", MAMBA),
+    ("mamba", {**MAMBA, "use_bias": True, "use_conv_bias": False, "expand": 3, **UNTIED}),
+    ("falcon_mamba", MAMBA),
+    ("falcon_mamba", {**MAMBA, "conv_kernel": 3, "time_step_rank": 5, **UNTIED}),
     ("mamba2", {**MAMBA2, "n_groups": 2}),
     ("mamba2", {**MAMBA2, "n_groups": 1, "use_bias": True}),
-    (
-        "jamba",
-        {
-            **GROUPED,
-            "num_hidden_layers": 4,
-            "attn_layer_period": 4,
-            "attn_layer_offset": 2,
-            "num_experts": 4,
-            "mamba_d_state": 8,
-            "use_mamba_kernels": False,
-        },
-    ),
+    ("mamba2", {**MAMBA2, "n_groups": 4, "use_conv_bias": False, **TIED}),
+    ("jamba", JAMBA),
+    ("jamba", {**JAMBA, "num_experts_per_tok": 1, "expert_layer_offset": 0, **TIED}),
+    ("qwen3_next", QWEN3_NEXT),
+    ("qwen3_next", {**QWEN3_NEXT, "norm_topk_prob": False, "attention_bias": True, **TIED}),
     (
         "qwen3_next",
         {
-            **GROUPED,
-            "num_hidden_layers": 4,
-            "head_dim": 16,
-            "moe_intermediate_size": 16,
-            "shared_expert_intermediate_size": 24,
-            "num_experts": 4,
-            "num_experts_per_tok": 2,
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
-            "linear_key_head_dim": 8,
-            "linear_value_head_dim": 6,
+            **QWEN3_NEXT,
+            "layer_types": ["full_attention", "linear_attention"] * 2,
+            "hidden_size": 48,
         },
     ),
     ("diffllama", GROUPED),
+    ("diffllama", {**GROUPED, **TIED, "head_dim": 16, "num_hidden_layers": 3}),
     ("diffllama", {**SHAPE, "num_attention_heads": 8, "num_key_value_heads": 4}),
     ("llama4_text", LLAMA4),
     ("llama4_text", {**LLAMA4, "use_qk_norm": False, "num_experts_per_tok": 2}),
+    ("llama4_text", {**LLAMA4, "num_local_experts": 5, "attn_temperature_tuning": False, **TIED}),
     ("nemotron_h", NEMOTRON),
+    ("nemotron_h", {**NEMOTRON, "num_experts_per_tok": 1, "norm_topk_prob": False, **TIED}),
     (
         "nemotron_h",
         {**NEMOTRON, "layers_block_type": ["moe", "mamba", "attention"], "use_bias": True},
@@ -227,6 +261,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("rwkv", {**RWKV, "eos_token_id": None, "rescale_every": 0}),
     ("rwkv", {**RWKV, "eos_token_id": None, "intermediate_size": 40, "tie_word_embeddings": True}),
     ("xlstm", {**XLSTM, "num_heads": 4}),
+    ("xlstm", {**XLSTM, "num_heads": 1, "v_dim_factor": 0.5, **TIED}),
     ("xlstm", {**XLSTM, "num_heads": 2, "qk_dim_factor": 1.0, "gate_soft_cap": 3.0}),
 ]
 
@@ -275,6 +310,33 @@ def test_weights_come_back(kind: str, options: dict[str, Any]) -> None:
     if folded:
         first, second = from_hf(theirs).state_dict(), from_hf(again).state_dict()
         assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("llama", {**GROUPED, "hidden_act": "gelu"}),
+        ("llama", {**GROUPED, "mlp_bias": True}),
+        ("mixtral", {**GROUPED, "hidden_act": "relu"}),
+        ("gemma2", {**GROUPED, "hidden_activation": "relu"}),
+        ("gpt2", {**GPT2, "scale_attn_by_inverse_layer_idx": True}),
+        ("bloom", {**BLOOM, "apply_residual_connection_post_layernorm": True}),
+        ("mamba", {**MAMBA, "hidden_act": "relu"}),
+        ("mamba2", {**MAMBA2, "time_step_limit": (0.0, 0.1)}),
+        ("deepseek_v3", {**DEEPSEEK, "rope_interleave": False}),
+        ("switch_transformers", {**SWITCH, "router_bias": True}),
+        ("switch_transformers", {**SWITCH, **UNTIED}),
+        ("bert", {**ENCODER, "is_decoder": True}),
+        ("nemotron_h", {**NEMOTRON, "mamba_hidden_act": "gelu"}),
+    ],
+    ids=str,
+)
+def test_options_that_we_do_not_have_are_refused(kind: str, options: dict[str, Any]) -> None:
+    """They change the logits and no weight's name or shape: nothing else would tell."""
+    changed = options.keys() - {**SHAPE, **GROUPED}.keys()
+    with pytest.raises(RecipeError, match="not converted") as caught:
+        from_hf(hf_model(kind, options))
+    assert caught.value.key[0] in changed
 
 
 def test_every_family_is_tried() -> None:
@@ -334,6 +396,7 @@ def test_what_cannot_be_converted_says_so(zoo: Any) -> None:
         "electra": "ElectraForPreTraining",
         "deberta": "DebertaV2ForMaskedLM",
         "t5": "T5ForConditionalGeneration",
+        "switch_t5": "SwitchTransformersForConditionalGeneration",
         "bart": "BartForConditionalGeneration",
     }.items(),
 )
