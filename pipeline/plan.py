@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from data.prepare import Prepared
 
 PATHS = ("tokenizer", "train", "heldout")
+ROWS = "rows.json"
+"""Beside a plan: one mapping a run, for those who only look."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,14 @@ class Plan:
         return max(map(run_flops, self.runs))
 
     def write(self, path: Path) -> None:
-        """The plan as JSON, atomically."""
+        """The plan as JSON, and beside it what each run is, atomically each."""
         document = {
             "tokens": self.tokens.to_dict(),
             "runs": [run.model_dump(mode="json") for run in self.runs],
-            "rows": rows(self.runs),
             "skipped": [asdict(point) for point in self.skipped],
         }
         write_text(path, json.dumps(document) + "\n")
+        write_text(path.with_name(ROWS), json.dumps(rows(self.runs)) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Plan:
@@ -120,13 +122,16 @@ class Plan:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """What each run of a written plan is, without reading it as a configuration.
+    """What each run of a written plan is, without reading the plan: it is far larger.
 
     Raises:
         StudyError: there is no plan.
     """
-    found: list[dict[str, Any]] | None = _read(path).get("rows")
-    return rows(Plan.read(path).runs) if found is None else found  # None: an older plan
+    try:
+        found: list[dict[str, Any]] = json.loads(path.with_name(ROWS).read_text())
+    except FileNotFoundError:
+        return rows(Plan.read(path).runs)
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def _last(data: bytes, is_whole: bool) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     lines = data[: data.rfind(b"\n") + 1].splitlines()
     for line in reversed(lines if is_whole else lines[1:]):
-        record = json.loads(line)
+        record = json.loads(line.decode())
         last = found.setdefault("", record)
         if record["attempt"] == last["attempt"]:
             found.setdefault(record["kind"], record)

@@ -12,7 +12,7 @@ from analysis.study import analyze
 from models import ModelConfig, build, cost
 from models.costs import count
 from pipeline.config import Study
-from pipeline.plan import Plan, Tokens
+from pipeline.plan import Plan, Tokens, read_rows
 from pipeline.planner import make_plan
 from pipeline.runs import row, run_flops, run_folder, run_tokens
 from pipeline.tables import short
@@ -96,6 +96,10 @@ def test_a_plan_is_a_pure_function_and_reads_back(plan, tmp_path):
     assert again == plan
     plan.write(tmp_path / "plan.json")
     assert Plan.read(tmp_path / "plan.json") == plan
+    rows = read_rows(tmp_path / "plan.json")
+    assert rows == [row(run) for run in plan.runs]
+    (tmp_path / "rows.json").unlink()
+    assert read_rows(tmp_path / "plan.json") == rows
     folders = {run_folder(study(), run) for run in plan.runs}
     assert len(folders) == len(plan.runs)
 
