@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from launch.conflicts import Layout, expert_counts, refuse_conflicts
+from models import ModelConfig, RecipeError, slicing
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
@@ -147,9 +148,25 @@ class ParallelConfig(Section):
         description="keep the optimizer's state in the host's memory (ZeRO 1 to 3)",
         exclude_if=lambda given: not given,
     )
+    sequence_parallel: PositiveInt = Field(
+        1,
+        description="ranks that share each sequence, a slice of it each",
+        exclude_if=lambda given: given == 1,
+    )
+    sequence_mode: Literal["ulysses", "ring"] = Field(
+        "ulysses",
+        description="how attention sees other slices: its heads shared by the ranks, or keys and "
+        "values passed around",
+        exclude_if=lambda given: given == "ulysses",
+    )
     threads: PositiveInt | None = Field(None, description="CPU threads per rank; null: its share")
     gpus_per_rank: NonNegativeFloat = 0.0
     step_timeout: PositiveFloat = Field(600.0, description="seconds until a silent rank is ended")
+
+    @property
+    def readers(self) -> int:
+        """Ranks, or groups of ranks, that read sequences of their own."""
+        return self.ranks // self.sequence_parallel
 
 
 class ParamsConfig(Section):
@@ -194,11 +211,11 @@ class RunConfig(Section):
 
     @property
     def rank_micro_batch(self) -> int:
-        return self.train.micro_batch_size or self.data.batch_size // self.parallel.ranks
+        return self.train.micro_batch_size or self.data.batch_size // self.parallel.readers
 
     @property
     def accumulation(self) -> int:
-        return self.data.batch_size // (self.parallel.ranks * self.rank_micro_batch)
+        return self.data.batch_size // (self.parallel.readers * self.rank_micro_batch)
 
     def fingerprint(self) -> str:
         """SHA-256 over what changes the result: not names, paths, labels, cadences or threads."""
@@ -251,22 +268,6 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> Self:
-        batch, ranks = self.data.batch_size, self.parallel.ranks
-        if batch % ranks:
-            raise ValueError(
-                f"data.batch_size is {batch}; "
-                f"allowed: a multiple of parallel.ranks, which is {ranks}"
-            )
-        micro = self.train.micro_batch_size
-        if micro is not None and batch // ranks % micro:
-            raise ValueError(
-                f"train.micro_batch_size is {micro}; allowed: a divisor of the {batch // ranks} "
-                f"sequences that each of the {ranks} ranks takes of data.batch_size {batch}"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _possible(self) -> Self:
         parallel, train = self.parallel, self.train
         refuse_conflicts(
@@ -279,6 +280,43 @@ class RunConfig(Section):
                 dtype=train.dtype,
                 optimizer=train.optimizer.name,
                 experts=expert_counts(self.model),
+                sequence_parallel=parallel.sequence_parallel,
+                sequence_length=self.data.sequence_length,
+                is_relayed=self._check_slices(),
             )
         )
         return self
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        batch, parallel = self.data.batch_size, self.parallel
+        readers, shared = parallel.readers, ""
+        if parallel.sequence_parallel > 1:
+            shared = f" over parallel.sequence_parallel, which is {parallel.sequence_parallel}"
+        if batch % readers:
+            raise ValueError(
+                f"data.batch_size is {batch}; "
+                f"allowed: a multiple of parallel.ranks, which is {parallel.ranks}{shared}"
+            )
+        micro = self.train.micro_batch_size
+        if micro is not None and batch // readers % micro:
+            raise ValueError(
+                f"train.micro_batch_size is {micro}; allowed: a divisor of the {batch // readers} "
+                f"sequences that each of the {parallel.ranks} ranks{shared} takes of "
+                f"data.batch_size {batch}"
+            )
+        return self
+
+    def _check_slices(self) -> bool:
+        """Whether the model's slices wait for each other; ValueError if it cannot be cut."""
+        size, mode = self.parallel.sequence_parallel, self.parallel.sequence_mode
+        if size == 1:
+            return False
+        model = ModelConfig.from_dict(self.model)
+        try:
+            slicing.check(model, size, mode)
+        except RecipeError as error:
+            raise ValueError(
+                f"parallel.sequence_parallel is {size} ({mode}): model.recipe.{error}"
+            ) from None
+        return slicing.is_relayed(model)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layout:
-    """All that the rules look at; `experts` are the different numbers of experts of the model."""
+    """All that the rules look at; `experts` are the different numbers of experts of the model, and
+    `is_relayed` says whether a slice of a sequence waits for the one before."""
 
     ranks: int
     zero_stage: int
@@ -16,6 +17,9 @@ class Layout:
     optimizer: str
     experts: tuple[int, ...]
     offload: bool = False
+    sequence_parallel: int = 1
+    sequence_length: int = 0
+    is_relayed: bool = False
 
     @property
     def undivided(self) -> int:
@@ -51,6 +55,22 @@ RULES = (
         lambda it: it.expert_parallel > 1 and it.undivided > 0,
         "parallel.expert_parallel is {0.expert_parallel}; "
         "allowed: a divisor of the model's n_experts, which is {0.undivided}",
+    ),
+    Rule(
+        lambda it: it.ranks % it.sequence_parallel > 0,
+        "parallel.sequence_parallel is {0.sequence_parallel}; "
+        "allowed: a divisor of parallel.ranks, which is {0.ranks}",
+    ),
+    Rule(
+        lambda it: it.sequence_length % it.sequence_parallel > 0,
+        "parallel.sequence_parallel is {0.sequence_parallel}; "
+        "allowed: a divisor of the sequence length, which is {0.sequence_length}",
+    ),
+    Rule(
+        lambda it: it.is_relayed and it.sequence_parallel > 1 and it.zero_stage > 1,
+        "parallel.zero_stage is {0.zero_stage} with parallel.sequence_parallel "
+        "{0.sequence_parallel} and a recurrence; allowed: 0, 1, since each rank waits for the "
+        "state of the one before and ZeRO 2 and 3 have all of them meet in every layer",
     ),
     Rule(
         lambda it: it.zero_stage == 0 and it.dtype == "bf16",

@@ -186,12 +186,17 @@ def _buffers(module: nn.Module) -> dict[str, Tensor]:
 
 def _settings(config: RunConfig, stage: int) -> dict[str, Any]:
     return {
-        "train_batch_size": config.data.batch_size,
+        "train_batch_size": config.rank_micro_batch * config.accumulation * config.parallel.ranks,
         "train_micro_batch_size_per_gpu": config.rank_micro_batch,
         "gradient_accumulation_steps": config.accumulation,
         "gradient_clipping": (config.train.clip or 0.0) if stage else 0.0,
         "bf16": {"enabled": config.train.dtype == "bf16"},
-        "zero_optimization": {"stage": stage}
+        # In one piece, gradients would be reduced in the midst of a backward pass, where ranks that
+        # hold slices of the same rows may wait for each other.
+        "zero_optimization": {
+            "stage": stage,
+            "contiguous_gradients": config.parallel.sequence_parallel == 1 or stage > 1,
+        }
         | ({"offload_optimizer": {"device": "cpu"}} if config.parallel.offload else {}),
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

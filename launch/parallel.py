@@ -1,5 +1,6 @@
 """A model's parameters laid out over ranks."""
 
+from functools import cache
 from typing import Any
 
 import torch.distributed as dist
@@ -10,6 +11,7 @@ from launch.ranks import Ranks
 from launch.zero_state import Share
 from models.channels.expert_parallel import install
 from models.channels.moe import Experts, Moe
+from models.engines.slices import Slices
 from models.model import Model
 
 
@@ -36,6 +38,24 @@ def spread_experts(model: Model, expert_group: Any, ranks: Ranks) -> None:
     elif ranks.world > 1:
         for branch in _moe_branches(model):
             branch.expert_group = Replicated()
+
+
+def cut_rows(model: Model, config: RunConfig) -> None:
+    """Have neighbouring ranks hold slices of the same rows.
+
+    To DeepSpeed they are ranks with data of their own: a loss that is divided by the weight of the
+    whole batch adds up over slices as it does over rows.
+    """
+    parallel = config.parallel
+    if parallel.sequence_parallel > 1:
+        model.slices = Slices(_neighbours(parallel.sequence_parallel), parallel.sequence_mode)
+
+
+@cache
+def _neighbours(size: int) -> Any:
+    """This rank's group of so many, made once in the life of a gang."""
+    group, _ = dist.new_subgroups(size)  # type: ignore[no-untyped-call]
+    return group
 
 
 def shares(model: Model, config: RunConfig, ranks: Ranks) -> dict[nn.Parameter, Share]:

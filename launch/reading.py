@@ -1,6 +1,7 @@
 """What a run reads: this rank's batches by step, and the held-out ones."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from dataclasses import fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,8 +33,11 @@ class Reader:
     """Training and held-out batches, as the objective of the model's recipe wants them."""
 
     def __init__(self, config: RunConfig, model: ModelConfig, ranks: Ranks) -> None:
-        data = config.data
-        self._steps, self._ranks = config.train.steps, ranks
+        data, size = config.data, config.parallel.sequence_parallel
+        model.check_length(data.sequence_length)
+        self._steps, self._device = config.train.steps, ranks.device
+        self._rows = ranks.rank // size, ranks.world // size
+        self._slice = ranks.rank % size, size
         stored, heldout = Mixture.open(data.train), Mixture.open(data.heldout)
         self._loader = Loader(
             stored,
@@ -66,10 +70,26 @@ class Reader:
         CPU would only compute less meanwhile."""
 
         def batch(step: int) -> Batch:
-            return self._loader.batch(step, self._ranks.rank, self._ranks.world)
+            return cut(self._loader.batch(step, *self._rows), *self._slice)
 
-        ahead = 2 if self._ranks.device.type == "cuda" else 0
+        ahead = 2 if self._device.type == "cuda" else 0
         yield from prefetch(batch, range(first, self._steps), ahead)
+
+    def heldout(self, judge: Judge) -> Iterator[Batch]:
+        """All that a judge asks of this rank."""
+        return (cut(batch, *self._slice) for batch in judge.heldout.batches(*self._rows))
+
+
+def cut(batch: Batch, part: int, parts: int) -> Batch:
+    """One of so many equally long slices of each row."""
+    if parts == 1:
+        return batch
+    length = batch.tokens_BT.shape[1] // parts
+    own = slice(part * length, (part + 1) * length)
+    given = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return replace(
+        batch, **{name: rows[:, own] for name, rows in given.items() if rows is not None}
+    )
 
 
 def feed(batch: Batch, rows: slice, device: torch.device) -> Fed:

@@ -69,6 +69,8 @@ class Recorder:
 
     def stragglers(self, step: int, seconds: list[float]) -> None:
         """From every rank's own seconds."""
+        if self._config.parallel.sequence_parallel > 1:
+            return  # the ranks of a sequence wait for each other: none has a pace of its own
         for rank, ratio in health.stragglers(seconds).items():
             self._append("straggler", step, rank=rank, ratio=ratio)
 

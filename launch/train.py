@@ -23,7 +23,7 @@ from launch.engine import Engine, prepare
 from launch.journal import End
 from launch.objective import Objective, recompute_layers
 from launch.optimizer import build_optimizer
-from launch.parallel import shares, spread_experts
+from launch.parallel import cut_rows, shares, spread_experts
 from launch.ranks import Ranks
 from launch.reading import Reader, feed
 from launch.record import Recorder
@@ -85,6 +85,7 @@ class Run:
         with ranks.device:
             model = build(shape)
         spread_experts(model, expert_group, ranks)
+        cut_rows(model, config)
         model.init_weights(settings.seed)
         if settings.activation_checkpointing:
             recompute_layers(model)
@@ -171,7 +172,7 @@ class Run:
         scores = []
         for judge in self.reader.judges:
             nats = weight = 0.0
-            for batch in judge.heldout.batches(self.ranks.rank, self.ranks.world):
+            for batch in self.reader.heldout(judge):
                 losses = self.engine(*feed(batch, slice(None), self.ranks.device))
                 nats += losses.nats.item()
                 weight += float(batch.weights_BT.sum())

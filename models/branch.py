@@ -42,11 +42,14 @@ class Branch(nn.Module):
     """Options that only say how others, or initial weights, come about."""
     reads_stream: ClassVar[bool] = False
     """Whether it takes the stream itself, and no norm of it."""
+    kind: ClassVar[str] = ""
+    """How a pattern calls it."""
     aux_weights: dict[str, float]
 
     def __init_subclass__(cls, *, name: str | None = None) -> None:
         """`name` is how a pattern calls the class; `models.registry` reads it from the source."""
         super().__init_subclass__()
+        cls.kind = name or cls.kind
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from models import init
 from models.branch import Aux
 from models.channels.activation import activate
 from models.context import Context, State
+from models.engines.slices import Slices
 from models.linear import Linear
 from models.norm import LayerNorm
 from models.positions import DistanceTable, LearnedTable, RelativeTable, SinusoidalTable
@@ -94,7 +95,9 @@ class Stack(nn.Module):
         """Through all layers; `aux` by name and layer. `slots` are the layers' states."""
         x_BTD = self._placed(x_BTE, context)
         if self.relative is not None:
-            context.relative = self.relative.between(context.offset, x_BTD.shape[1])
+            length, slices = x_BTD.shape[1], context.slices
+            part = (context.offset, length) if slices is None else (0, slices.size * length)
+            context.relative = self.relative.between(*part)
         aux: Aux = {}
         for i, layer in enumerate(self.layers):
             x_BTD, reported = layer(x_BTD, context, slots[i] if slots else None)
@@ -131,7 +134,8 @@ class Model(Stack):
 
     An encoder-decoder is the decoder's stack with an `encoder`: its tokens are the source's, and
     the logits follow `decoder_tokens`. `generator` is ELECTRA's second model (`models.electra`),
-    `ahead` are modules that predict further tokens in training (`models.ahead`).
+    `ahead` are modules that predict further tokens in training (`models.ahead`). With `slices` a
+    rank is given, and gives, its part of every row.
     """
 
     def __init__(
@@ -151,6 +155,7 @@ class Model(Stack):
         self.encoder = encoder
         self.generator = generator
         self.ahead = nn.ModuleList(ahead)
+        self.slices: Slices | None = None
         transformed = head.transform != "none"
         n_in = narrow if transformed and not head.binary else config.width
         self.transform = (
@@ -206,8 +211,11 @@ class Model(Stack):
         """Logits and what the branches report. With a `cache` the tokens follow those already in
         it, and are added to it; a source is read once, with the first of them."""
         aux: Aux = {}
-        offset = cache.length if cache else 0
-        context = Context(segments_BT, positions_BT, offset=offset)
+        offset, slices = cache.length if cache else 0, self.slices
+        if slices is not None:
+            offset = slices.rank * tokens_BT.shape[1]
+        context = Context(segments_BT, positions_BT, offset=offset, slices=slices)
+        context.meet()
         if (self.encoder is None) != (decoder_tokens is None):
             raise ValueError(
                 "decoder_tokens: what an encoder-decoder needs, and no other model has"

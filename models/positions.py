@@ -107,9 +107,16 @@ class Alibi:
         between = [2 ** (-4 * (2 * h + 1) / power) for h in range(n_heads - power)]
         return slopes + between
 
-    def bias(self, n_heads: int, query_T: Tensor, key_S: Tensor, dtype: torch.dtype) -> Tensor:
-        """Bias of shape (H, T, S)."""
-        slope_H = torch.tensor(self.slopes(n_heads), device=query_T.device, dtype=dtype)
+    def bias(
+        self,
+        n_heads: int,
+        query_T: Tensor,
+        key_S: Tensor,
+        dtype: torch.dtype,
+        heads: slice = slice(None),
+    ) -> Tensor:
+        """Bias of shape (H, T, S), of some of the heads."""
+        slope_H = torch.tensor(self.slopes(n_heads)[heads], device=query_T.device, dtype=dtype)
         distance_TS = (query_T[:, None] - key_S).abs().to(dtype)
         return -slope_H[:, None, None] * distance_TS
 

@@ -10,6 +10,7 @@ from models.branch import Aux, Branch
 from models.context import Context, State
 from models.norm import norm
 from models.recipe import NormSpec
+from models.slicing import RELAYED
 
 
 class Residual(nn.Module):
@@ -29,7 +30,9 @@ class Residual(nn.Module):
 
     def update(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, Aux]:
         """What the branch adds to the stream."""
-        result = self.branch(x_BTD if self.before is None else self.before(x_BTD), context)
+        x_BTD = x_BTD if self.before is None else self.before(x_BTD)
+        relays = context.slices is not None and self.branch.kind in RELAYED
+        result = _relayed(self.branch, x_BTD, context) if relays else self.branch(x_BTD, context)
         y_BTD, aux = result if isinstance(result, tuple) else (result, {})
         return (y_BTD if self.after is None else self.after(y_BTD)), aux
 
@@ -38,6 +41,18 @@ class Residual(nn.Module):
         y_BTD, aux = self.update(x_BTD, context)
         x_BTD = x_BTD + y_BTD
         return (x_BTD if self.outside is None else self.outside(x_BTD)), aux
+
+
+def _relayed(branch: Branch, x_BTD: Tensor, context: Context) -> Tensor:
+    """A recurrence over a slice of each row, from the state of the slice before. When activations
+    are computed again nothing is exchanged: the states that came are kept."""
+    slices, place = context.slices, context.place
+    assert slices is not None
+    is_again = context.has(place)
+    context.state = state = dict(context.once(place, lambda: slices.receive(place, x_BTD)))
+    y_BTD = branch(x_BTD, context)
+    assert isinstance(y_BTD, Tensor)
+    return slices.send(place, x_BTD, y_BTD, state, is_again)
 
 
 Slots = list[State]
@@ -64,6 +79,7 @@ class Layer(nn.Module):
             context.embedding_BTD = x_BTD
         for i, residual in enumerate(self.uses):
             context.state = None if slots is None else slots[i]
+            context.place = (id(self), i)
             if self.parallel:
                 y_BTD, aux = residual.update(input_BTD, context)
                 x_BTD = x_BTD + y_BTD

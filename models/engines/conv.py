@@ -41,7 +41,8 @@ def conv(
     before_BQI: Tensor | None = None,
 ) -> Tensor:
     """The sum of shifted copies, which needs no transposition; `before` are the inputs already
-    seen, n_taps - 1 of them (zeros at the start of a sequence)."""
+    seen, n_taps - 1 of them (zeros at the start of a sequence). Segments may be given for those,
+    too, which otherwise belong to none."""
     n_taps, length = weight_IQ.shape[1], x_BTI.shape[1]
     cuda = kernel("causal_conv1d") if x_BTI.is_cuda else None
     if cuda is not None and before_BQI is None and 2 <= n_taps <= 4:
@@ -58,7 +59,8 @@ def conv(
         start = n_taps - 1 - j
         tap = padded[:, start : start + length]
         if segments_BT is not None:
-            same = F.pad(segments_BT, (j, 0), value=-1)[:, :length] == segments_BT
+            known = _known(segments_BT, length, n_taps - 1)
+            same = known[:, start : start + length] == known[:, n_taps - 1 :]
             tap = tap * same[..., None]
         y = torch.addcmul(y, tap, weight_QI[start])
     return y
@@ -85,8 +87,14 @@ def taps(
         padded = torch.cat([before_BQI, x_BTI], 1)
     seen = [padded[:, j * dilation : j * dilation + length] for j in range(n_taps)]
     if segments_BT is not None:
-        known = F.pad(segments_BT, (reach - ahead, ahead), value=-1)
+        known = F.pad(_known(segments_BT, length, reach - ahead), (0, ahead), value=-1)
+        own = known[:, reach - ahead :][:, :length]
         for j in range(n_taps):
-            same = known[:, j * dilation : j * dilation + length] == segments_BT
+            same = known[:, j * dilation : j * dilation + length] == own
             seen[j] = seen[j] * same[..., None]
     return torch.cat(seen, -1)
+
+
+def _known(segments_BT: Tensor, length: int, reach: int) -> Tensor:
+    """Segments with those of `reach` positions before in front, -1 if these are not given."""
+    return F.pad(segments_BT, (reach + length - segments_BT.shape[1], 0), value=-1)

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from models.engines.select import kernel
 
+FLASH_WIDTH = 256
+"""The widest head that flash_attn takes; its values are as wide as its keys."""
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -126,9 +129,11 @@ def attend(
     softcap: float | None = None,
 ) -> Tensor:
     """`naive` by the fastest form that fits: flash_attn on CUDA, else SDPA, in blocks for a window
-    shorter than the row."""
-    if segments is None and bias_HTS is None and _flash_takes(q_BTHK, mask):
-        return _flash(q_BTHK, k_BSGK, v_BSGV, mask, scale, softcap or 0.0)
+    shorter than the row. Segments number the documents of queries and of keys in runs."""
+    of_rows = segments is None or segments[0] is segments[1]
+    if bias_HTS is None and of_rows and _flash_takes(q_BTHK, k_BSGK, v_BSGV, mask):
+        segments_BT = segments and segments[0]
+        return _flash(q_BTHK, k_BSGK, v_BSGV, mask, scale, softcap or 0.0, segments_BT)
     if softcap is not None:
         return naive(
             q_BTHK, k_BSGK, v_BSGV, mask,
@@ -159,26 +164,47 @@ def attend(
     return _sdpa(q_BTHK, k_BSGK, v_BSGV, seen, scale)
 
 
-def _flash_takes(q_BTHK: Tensor, mask: Mask) -> bool:
-    half = q_BTHK.dtype in (torch.bfloat16, torch.float16)
-    shaped = mask.stride is None and not mask.n_global
-    return q_BTHK.is_cuda and half and shaped and kernel("flash_attn") is not None
+def _flash_takes(q_BTHK: Tensor, k_BSGK: Tensor, v_BSGV: Tensor, mask: Mask) -> bool:
+    half = all(x.dtype in (torch.bfloat16, torch.float16) for x in (q_BTHK, k_BSGK, v_BSGV))
+    shaped = v_BSGV.shape[-1] == q_BTHK.shape[-1] <= FLASH_WIDTH
+    masked = mask == Mask(mask.causal, mask.window)
+    return q_BTHK.is_cuda and half and shaped and masked and kernel("flash_attn") is not None
 
 
 def _flash(
-    q_BTHK: Tensor, k_BSGK: Tensor, v_BSGV: Tensor, mask: Mask, scale: float, softcap: float
+    q_BTHK: Tensor,
+    k_BSGK: Tensor,
+    v_BSGV: Tensor,
+    mask: Mask,
+    scale: float,
+    softcap: float,
+    segments_BT: Tensor | None,
 ) -> Tensor:
-    reach = -1 if mask.window is None else mask.window - 1
-    y_BTHV: Tensor = kernel("flash_attn").flash_attn_func(  # type: ignore[union-attr]
-        q_BTHK,
-        k_BSGK,
-        v_BSGV,
-        softmax_scale=scale,
-        causal=mask.causal,
-        window_size=(reach, 0 if mask.causal else reach),
-        softcap=softcap,
-    )
-    return y_BTHV
+    flash, reach = kernel("flash_attn"), -1 if mask.window is None else mask.window - 1
+    assert flash is not None
+    options = {
+        "softmax_scale": scale,
+        "causal": mask.causal,
+        "window_size": (reach, 0 if mask.causal else reach),
+        "softcap": softcap,
+    }
+    if segments_BT is None:
+        y_BTHV: Tensor = flash.flash_attn_func(q_BTHK, k_BSGK, v_BSGV, **options)
+        return y_BTHV
+    ends, longest = _ends(segments_BT), segments_BT.shape[1]
+    rows = (x.flatten(0, 1) for x in (q_BTHK, k_BSGK, v_BSGV))
+    y_NHV: Tensor = flash.flash_attn_varlen_func(*rows, ends, ends, longest, longest, **options)
+    return y_NHV.view(*q_BTHK.shape[:-1], -1)
+
+
+@lru_cache(maxsize=1)
+def _ends(segments_BT: Tensor) -> Tensor:
+    """Where the documents of all rows, one after the other, begin and end; found once for the
+    layers of a pass, since the host waits for it."""
+    begins_BT = torch.ones_like(segments_BT, dtype=torch.bool)
+    begins_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
+    starts_N = begins_BT.flatten().nonzero()[:, 0]
+    return F.pad(starts_N, (0, 1), value=begins_BT.numel()).to(torch.int32)
 
 
 def same_segment(query_BT: Tensor, key_BS: Tensor) -> Tensor:
@@ -201,9 +227,9 @@ def _sdpa(
     is_fused = short == 0 and (seen is None or not seen.requires_grad)
     if q_BTHK.device.type == "meta" and is_fused:
         return _sdpa_on_meta(q_BTHK, k_BSGK, v_BSGV, seen, scale, causal)
-    learned = seen is not None and seen.requires_grad  # which no fused kernel takes
-    if q_BTHK.is_meta and not short and not learned:
-        return _shape_of_fused(q_BTHK, k_BSGK, v_BSGV, seen, scale, causal)
+    groups = q_BTHK.shape[2] // k_BSGK.shape[2]
+    if groups > 1 and seen is not None and q_BTHK.is_cuda:  # no fused kernel there takes both
+        k_BSGK, v_BSGV, groups = (*(x.repeat_interleave(groups, 2) for x in (k_BSGK, v_BSGV)), 1)
     y_BHTV: Tensor = F.scaled_dot_product_attention(
         q_BTHK.transpose(1, 2),
         k_BSGK.transpose(1, 2),
@@ -211,25 +237,8 @@ def _sdpa(
         attn_mask=seen,
         is_causal=causal,
         scale=scale,
-        enable_gqa=q_BTHK.shape[2] != k_BSGK.shape[2],
+        enable_gqa=groups > 1,
     )
-    return y_BHTV.transpose(1, 2)
-
-
-def _shape_of_fused(
-    q_BTHK: Tensor,
-    k_BSGK: Tensor,
-    v_BSGV: Tensor,
-    seen: Tensor | None,
-    scale: float,
-    causal: bool,
-) -> Tensor:
-    """The fused kernel that a real device runs, by name: on meta torch would take the form that
-    writes all scores out, and `models.memory` would count them."""
-    q, k, v = (x.transpose(1, 2) for x in (q_BTHK, k_BSGK, v_BSGV))
-    mask = seen.to(q.dtype) if seen is not None and seen.dtype is torch.bool else seen
-    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    y_BHTV: Tensor = fused(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)[0]
     return y_BHTV.transpose(1, 2)
 
 

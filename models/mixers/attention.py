@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -12,8 +11,10 @@ from torch import Tensor
 from models.branch import Branch, Frame
 from models.context import Context
 from models.engines import softmax
+from models.engines.ring import Bias
 from models.limits import kv_heads, split_heads
 from models.linear import Linear
+from models.mixers.softmax import attend
 from models.norm import RMSNorm
 from models.positions import Alibi, Relative, Rope, scheme, table_for, turn
 
@@ -95,15 +96,14 @@ class Attention(Branch, name="attention"):
             q_BTHK = q_BTHK * self._growth(x_BTD, context)
         if context.state is not None:
             k_BSGK, v_BSGK = _remember(context.state, k_BSGK, v_BSGK, self.mask)
-        mask, segments = _pieces(self.mask, context)
-        y_BTHK = softmax.attend(
+        y_BTHK = attend(
             q_BTHK,
             k_BSGK,
             v_BSGK,
-            mask,
+            self.mask,
+            context,
             scale=self.scale,
-            segments=None if segments is None else (segments, segments),
-            bias_HTS=self._bias(q_BTHK, k_BSGK, context),
+            bias=self._bias(q_BTHK, context),
             softcap=self.softcap,
         )
         if self.gate:
@@ -123,19 +123,25 @@ class Attention(Branch, name="attention"):
         stretches = (at + 1) // self.temperature_floor
         return (1 + self.temperature * stretches.log1p())[..., None, None].to(x_BTD.dtype)
 
-    def _bias(self, q_BTHK: Tensor, k_BSGK: Tensor, context: Context) -> Tensor | None:
-        alibi = self.alibi
+    def _bias(self, q_BTHK: Tensor, context: Context) -> Bias | None:
+        alibi, n_heads, dtype = self.alibi, self.n_heads, q_BTHK.dtype
         if self.relative:  # made once for the stack; of the keys that a window has left
-            bias_HTS: Tensor = context.relative[..., -k_BSGK.shape[1] :]
-            return bias_HTS
+            return lambda heads, queries, keys: context.relative[heads, :, -len(keys) :]
         if alibi is None:
             return None
-        n_queries, n_keys = q_BTHK.shape[1], k_BSGK.shape[1]
-        key_S = torch.arange(n_keys, device=q_BTHK.device)
-        return context.once(
-            (alibi, self.n_heads, q_BTHK.dtype),
-            lambda: alibi.bias(self.n_heads, key_S[n_keys - n_queries :], key_S, q_BTHK.dtype),
-        )
+
+        def made(heads: slice, queries: range, keys: range) -> Tensor:
+            query_T, key_S = (
+                torch.arange(part.start, part.stop, device=q_BTHK.device)
+                for part in (queries, keys)
+            )
+            return alibi.bias(n_heads, query_T, key_S, dtype, heads)
+
+        def once(heads: slice, queries: range, keys: range) -> Tensor:
+            key = (alibi, n_heads, dtype, heads.start, queries, keys)
+            return context.once(key, lambda: made(heads, queries, keys))
+
+        return once
 
 
 def _normed(norm: RMSNorm, x_BTHK: Tensor) -> Tensor:
@@ -154,12 +160,3 @@ def _remember(
     first = mask.unseen(k_BSGK.shape[1])
     state.update(k=k_BSGK[:, first:], v=v_BSGK[:, first:])
     return k_BSGK, v_BSGK
-
-
-def _pieces(mask: softmax.Mask, context: Context) -> tuple[softmax.Mask, Tensor | None]:
-    """The mask and segments of a pass: the chunks of a packed document start with it."""
-    segments_BT, at_BT = context.segments_BT, context.positions_BT
-    if mask.chunk is None or segments_BT is None or at_BT is None:
-        return mask, segments_BT
-    pieces_BT = segments_BT * segments_BT.shape[1] + at_BT // mask.chunk
-    return replace(mask, chunk=None), pieces_BT

@@ -73,8 +73,9 @@ def read(x_BTI: Tensor, n_taps: int, dilation: int, context: Context, *, causal:
         if before is None:
             before = x_BTI.new_zeros(x_BTI.shape[0], reach, x_BTI.shape[2])
         state["taps"] = torch.cat([before, x_BTI], 1)[:, x_BTI.shape[1] :]
+    segments = context.segments_BT if before is None else context.segments_since(reach)
     return conv.taps(
-        x_BTI, n_taps, dilation, causal=causal, segments_BT=context.segments_BT, before_BQI=before
+        x_BTI, n_taps, dilation, causal=causal, segments_BT=segments, before_BQI=before
     )
 
 

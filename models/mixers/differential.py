@@ -13,6 +13,7 @@ from models.context import Context
 from models.engines import softmax
 from models.limits import even_heads
 from models.linear import Linear
+from models.mixers.softmax import attend
 from models.positions import Rope, scheme, table_for, turn
 
 
@@ -67,15 +68,14 @@ class Differential(Branch, name="differential"):
         return self.out((F.rms_norm(y, (2 * K,), eps=self.eps) * (1 - self.start)).flatten(2))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, half: int, context: Context) -> Tensor:
-        segments = context.segments_BT
         parts = [
-            softmax.attend(
+            attend(
                 q[:, :, half::2],
                 k[:, :, half::2],
                 v[:, :, i::2],  # halves as wide as keys, so that kernels stay fused
                 softmax.Mask(),
+                context,
                 scale=self.head_width**-0.5,
-                segments=None if segments is None else (segments, segments),
             )
             for i in range(2)
         ]

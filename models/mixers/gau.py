@@ -10,6 +10,7 @@ from models.branch import Branch, Frame
 from models.context import Context
 from models.engines import softmax
 from models.linear import Linear
+from models.mixers.softmax import attend
 from models.positions import Rope, scheme, table_for, turn
 
 
@@ -43,15 +44,8 @@ class Gau(Branch, name="gau"):
             if state:
                 k, v = torch.cat([state["k"], k], 1), torch.cat([state["v"], v], 1)
             state.update(k=k, v=v)
-        segments = context.segments_BT
-        mixed = softmax.attend(
-            qk[:, :, :1],
-            k,
-            v,
-            softmax.Mask(),
-            scale=self.head_width**-0.5,
-            segments=None if segments is None else (segments, segments),
-        )
+        scale = self.head_width**-0.5
+        mixed = attend(qk[:, :, :1], k, v, softmax.Mask(), context, scale=scale)
         return self.out(u * mixed[:, :, 0])
 
     def mixing_flops(self, length: int) -> int:

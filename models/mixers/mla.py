@@ -10,6 +10,7 @@ from models.context import Context
 from models.engines import softmax
 from models.limits import head_width_for
 from models.linear import Linear
+from models.mixers.softmax import attend
 from models.norm import RMSNorm
 from models.positions import Rope, scheme, table_for, turn
 
@@ -72,15 +73,8 @@ class Mla(Branch, name="mla"):
         kv = self.kv(c).view(B, c.shape[1], self.n_heads, -1)
         k_nope, v = torch.split(kv, [self.nope_width, self.v_width], -1)
         k = torch.cat([k_nope, k_rope.expand(-1, -1, self.n_heads, -1)], -1)
-        segments = context.segments_BT
-        y = softmax.attend(
-            torch.cat([q_nope, q_rope], -1),
-            k,
-            v,
-            softmax.Mask(),
-            scale=self.scale,
-            segments=None if segments is None else (segments, segments),
-        )
+        q = torch.cat([q_nope, q_rope], -1)
+        y = attend(q, k, v, softmax.Mask(), context, scale=self.scale)
         return self.out(y.flatten(2))
 
     def mixing_flops(self, length: int) -> int:

@@ -59,7 +59,8 @@ class Recurrent(Branch, name="recurrent"):
             if context.starts_BT is not None:
                 start = context.starts_BT[:, t, None]
                 h, c = h.masked_fill(start, 0.0), c.masked_fill(start, 0.0)
-            if self.truncate and t and t % self.truncate == 0:
+            at = t + context.offset
+            if self.truncate and at and at % self.truncate == 0:
                 h, c = h.detach(), c.detach()
             h, c = self._step(fed(t, inputs[:, t], h), h, c)
             rows.append(h)

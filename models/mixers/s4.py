@@ -46,11 +46,14 @@ class S4(Branch, name="s4"):
         state = context.state
         if state is not None:
             power_DST = (pole_DS[..., None] * torch.arange(1, T + 1, device=x.device)).exp()
-            added = torch.einsum("btd,dst->bds", x.to(C_DS.dtype), _later(power_DST))
+            first_BT1, last_BT1 = _ends(context, x)
+            inputs = (x * last_BT1).to(C_DS.dtype)
+            added = torch.einsum("btd,dst->bds", inputs, _later(power_DST))
             if state:
                 before = torch.view_as_complex(state["ssm"])
-                y = y + 2 * torch.einsum("ds,dst,bds->btd", C_DS, power_DST, before).real
-                added = added + power_DST[..., -1] * before
+                carried = torch.einsum("ds,dst,bds->btd", C_DS, power_DST, before).real
+                y = y + 2 * first_BT1 * carried
+                added = added + first_BT1[:, -1:] * power_DST[..., -1] * before
             state["ssm"] = torch.view_as_real(added)
         y = F.gelu(torch.addcmul(y, x, self.skip_D.to(wide))).to(x_BTD.dtype)
         return F.glu(self.out(y), -1)
@@ -95,6 +98,14 @@ def _kernel(pole_DS: Tensor, C_DS: Tensor, length: int) -> Tensor:
     power_DSQ, power_DSC = ((pole_DS[..., None] * t).exp() for t in (t_Q, fine * t_C))
     kernel_DCQ = 2 * ((C_DS[..., None] * power_DSC).mT @ power_DSQ).real
     return kernel_DCQ.flatten(1)[:, :length]
+
+
+def _ends(context: Context, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+    """One where the document goes on that was begun before, and where the last one is."""
+    if context.starts_BT is None:
+        return (torch.ones_like(x_BTD[..., :1]),) * 2
+    runs_BT1 = context.starts_BT.cumsum(1)[..., None]
+    return (runs_BT1 == 0).to(x_BTD.dtype), (runs_BT1 == runs_BT1[:, -1:]).to(x_BTD.dtype)
 
 
 def _later(power_DST: Tensor) -> Tensor:

@@ -26,7 +26,10 @@ class ShortConv(nn.Module):
             if before is None:
                 before = x_BTI.new_zeros(x_BTI.shape[0], self.n_taps - 1, x_BTI.shape[2])
             state[slot] = torch.cat([before, x_BTI], 1)[:, -(self.n_taps - 1) :]
-        return conv.conv(x_BTI, self.weight_IQ, self.bias, context.segments_BT, before)
+        segments = (
+            context.segments_BT if before is None else context.segments_since(self.n_taps - 1)
+        )
+        return conv.conv(x_BTI, self.weight_IQ, self.bias, segments, before)
 
     @torch.no_grad()
     def init_special(self, generator: torch.Generator) -> None:

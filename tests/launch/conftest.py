@@ -155,7 +155,8 @@ class Gangs:
     def of(self, config: RunConfig) -> Any:
         from launch.gang import Gang
 
-        shape = config.parallel.model_copy(update={"zero_stage": 1, "expert_parallel": 1})
+        parallel = config.parallel
+        shape = ParallelConfig(ranks=parallel.ranks, step_timeout=parallel.step_timeout)
         if shape not in self.idle:
             self.idle[shape] = Gang(shape)
         return self.idle[shape]
