@@ -3,13 +3,13 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from data.documents import Placed
 from data.megatron import Tokens
-from data.tokenizer import Tokenizer
+from data.words import Encoder
 
 BATCH_CHARS = 1 << 19  # the library needs about 100 bytes of memory for each token in a batch
 BATCH_PARTS = 1024
@@ -22,28 +22,25 @@ class Part(NamedTuple):
     last: bool
 
 
-def encode(
-    tokenizer: Tokenizer, placed: Iterable[Placed], dtype: np.dtype[np.integer]
-) -> Iterator[tuple[Placed, Tokens]]:
+def encode(encoder: Encoder, placed: Iterable[Placed]) -> Iterator[tuple[Placed, Tokens]]:
     """Yield each document with its tokens, the end of document included, in order."""
-    end = np.array([tokenizer.end_of_document], dtype)
+    end = np.array([encoder.tokenizer.end_of_document], encoder.dtype)
     arrays: list[Tokens] = []
-    for part, encoding in _encoded(tokenizer, _batches(_parts(placed))):
-        arrays.append(np.array(encoding.ids, dtype))
+    for part, tokens in _encoded(encoder, _batches(_parts(placed))):
+        arrays.append(tokens)
         if part.last:
             yield part.document, np.concatenate([*arrays, end])
             arrays = []
 
 
-def _encoded(tokenizer: Tokenizer, batches: Iterable[list[Part]]) -> Iterator[tuple[Part, Any]]:
-    """Pair each part with its encoding. The library encodes outside of Python's lock, so reading
+def _encoded(encoder: Encoder, batches: Iterable[list[Part]]) -> Iterator[tuple[Part, Tokens]]:
+    """Pair each part with its tokens. The library encodes outside of Python's lock, so reading
     and writing go on meanwhile."""
 
-    def work(batch: list[Part]) -> Any:
-        texts = [part.text for part in batch]
-        return tokenizer.inner.encode_batch_fast(texts, add_special_tokens=False)
+    def work(batch: list[Part]) -> list[Tokens]:
+        return encoder([part.text for part in batch])
 
-    running: deque[tuple[list[Part], Future[Any]]] = deque()
+    running: deque[tuple[list[Part], Future[list[Tokens]]]] = deque()
     with ThreadPoolExecutor(AHEAD) as pool:
         for batch in batches:
             running.append((batch, pool.submit(work, batch)))
@@ -78,17 +75,23 @@ def _batches(parts: Iterable[Part]) -> Iterator[list[Part]]:
 def cut(text: str, size: int) -> Iterator[str]:
     """Yield a long text in parts of at most `size` characters.
 
-    Cut where a space or newline follows a word: byte-level pre-tokenizers always part there, so the
-    tokens are those of the whole text. Only a run of `size` characters without such a place is cut
-    inside, and tokenizers without pre-tokenization may differ at a cut.
+    Cut before a space that follows a word or a mark, or a newline that follows a word: byte-level
+    pre-tokenizers always part there, so the tokens are those of the whole text. Only a run of
+    `size` characters without such a place is cut inside, and tokenizers without pre-tokenization
+    may differ at a cut.
     """
     start = 0
     while len(text) - start > size:
         end = start + size
-        while end > start and not (text[end] in " \n" and not text[end - 1].isspace()):
+        while end > start and not _parted(text, end):
             end = max(text.rfind(" ", start, end), text.rfind("\n", start, end))
         if end <= start:
             end = start + size
         yield text[start:end]
         start = end
     yield text[start:]
+
+
+def _parted(text: str, at: int) -> bool:
+    last = text[at - 1]
+    return not last.isspace() if text[at] == " " else text[at] == "\n" and last.isalnum()

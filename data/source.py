@@ -29,6 +29,7 @@ CODE = (
     "text",
     "tokenize",
     "tokenizer",
+    "words",
 )
 TRAINING_SHARDS = 64  # a tokenizer is trained on at most this many shards, evenly spread
 

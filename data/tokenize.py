@@ -18,10 +18,11 @@ from data.documents import SIDES, Side, Tally, documents
 from data.encode import encode
 from data.errors import DataError
 from data.files import atomic, sha256_bytes, write_atomic
-from data.megatron import Writer, token_type
+from data.megatron import Writer
 from data.pieces import Task
 from data.store import Shard
 from data.tokenizer import Tokenizer
+from data.words import Encoder
 
 RAY_RETRIES = 3
 J = TypeVar("J")
@@ -63,8 +64,8 @@ def record_path(folder: Path, task: Task) -> Path:
 
 def tokenize_shard(job: Job, task: Task) -> Record:
     """Make and commit one shard."""
-    tokenizer = _tokenizer(job.tokenizer, job.end_of_document)
-    dtype = token_type(tokenizer.vocab_size)
+    encoder = _encoder(job.tokenizer, job.end_of_document)
+    dtype = encoder.dtype
     tally = Tally()
     shards: dict[Side, Shard] = {}
     with ExitStack() as stack:
@@ -73,7 +74,7 @@ def tokenize_shard(job: Job, task: Task) -> Record:
             side: stack.enter_context(atomic(job.folder / side / f"{task.name}.bin"))
             for side in SIDES
         }
-        for placed, tokens in encode(tokenizer, documents(job.corpus, task, tally), dtype):
+        for placed, tokens in encode(encoder, documents(job.corpus, task, tally)):
             writers[placed.side].add(files[placed.side], tokens)
             tally.documents[placed.side] += 1
             tally.bytes[placed.side] += len(placed.document.data)
@@ -97,8 +98,9 @@ def tokenize_shard(job: Job, task: Task) -> Record:
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(text: str, end_of_document: str) -> Tokenizer:
-    return Tokenizer(text, end_of_document)
+def _encoder(text: str, end_of_document: str) -> Encoder:
+    """Kept between shards, with the words it remembers."""
+    return Encoder(Tokenizer(text, end_of_document))
 
 
 def tokenize(

@@ -52,6 +52,8 @@ class Tokenizer:
         self.inner.encode_special_tokens = True
         self.inner.no_padding()
         self.inner.no_truncation()
+        if getattr(self.inner.model, "dropout", None):
+            self.inner.model.dropout = None  # a text has one encoding
         self.vocab_size = max(self.inner.get_vocab().values()) + 1
         self.end_token = end_of_document or self._known_end()
         end = self.inner.token_to_id(self.end_token)
