@@ -1,5 +1,6 @@
 """Documents to tokens, in batches that bound memory and keep every core busy."""
 
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,8 @@ from data.words import Encoder
 
 BATCH_CHARS = 1 << 19  # the library needs about 100 bytes of memory for each token in a batch
 BATCH_PARTS = 1024
+PLACE = re.compile(r"(?<=\S) |(?<=[^\W_])\n")  # where a text may be cut
+NEARBY = 1 << 12
 AHEAD = 2  # batches that are encoded while the one before them is written
 
 
@@ -82,16 +85,15 @@ def cut(text: str, size: int) -> Iterator[str]:
     """
     start = 0
     while len(text) - start > size:
-        end = start + size
-        while end > start and not _parted(text, end):
-            end = max(text.rfind(" ", start, end), text.rfind("\n", start, end))
-        if end <= start:
-            end = start + size
+        end = _place(text, start + 1, start + size) or start + size
         yield text[start:end]
         start = end
     yield text[start:]
 
 
-def _parted(text: str, at: int) -> bool:
-    last = text[at - 1]
-    return not last.isspace() if text[at] == " " else text[at] == "\n" and last.isalnum()
+def _place(text: str, low: int, high: int) -> int | None:
+    """The last place to cut in [low, high]."""
+    for nearest in (max(low, high - NEARBY), low):
+        if places := [match.start() for match in PLACE.finditer(text, nearest, high + 1)]:
+            return places[-1]
+    return None

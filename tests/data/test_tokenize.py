@@ -1,4 +1,5 @@
 import random
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,6 +34,14 @@ def test_a_cut_text_has_the_same_words(pattern: str, text: str, size: int) -> No
     if all(parted(before[-1], after[0]) for before, after in pairwise(parts)):
         words = [word for part in parts for word, _ in split(part)]
         assert words == [word for word, _ in split(text)]
+
+
+@pytest.mark.parametrize("unit", ["\n", ";\n", " ", "x", ".", "_\n"])
+def test_cutting_takes_time_in_proportion(unit: str) -> None:
+    started = time.process_time()
+    parts = list(cut("x" + unit * (1 << 20), 1 << 18))
+    assert all(len(part) <= 1 << 18 for part in parts)
+    assert time.process_time() - started < 5
 
 
 def parted(last: str, first: str) -> bool:
