@@ -2,7 +2,7 @@
 
 | role                  | scaled (GPT-2)     | fan_in             | mup                        |
 |-----------------------|--------------------|--------------------|----------------------------|
-| embedding             | N(0, std)          | N(0, std)          | N(0, 1), rate × 1          |
+| embedding             | N(0, std)          | N(0, std)          | N(0, 1); tied: N(0, std)   |
 | hidden (into branch)  | N(0, std)          | N(0, 1/√fan_in)    | N(0, 1/√fan_in), rate × b/D|
 | out (of a branch)     | hidden / √branches | hidden / √branches | hidden / √branches, × b/D  |
 | head                  | N(0, std)          | N(0, std)          | 0, rate × b/D              |
@@ -13,9 +13,11 @@
 root of their number, so that the stream's variance does not grow with depth. `mup` is the maximal
 update parametrisation for Adam (Tensor Programs V, 2203.03466, table 8): a matrix whose fan-in
 grows with the width takes the learning rate times base_width/fan-in at that width, b/D above, so
-that the best rate found at `base_width` holds at every width; a tied head multiplies logits by
-base_width/D instead. `embedding_std` overrides the table for embeddings. Weight decay is divided by
-the rate's multiplier, since AdamW multiplies the two (2405.13698).
+that the best rate found at `base_width` holds at every width. A tied head multiplies logits by
+base_width/D instead, and its embedding starts as small as the head would; scales by the width
+itself (`embedding_scale`, `head.scaled`) have no place beside it. `embedding_std` overrides the
+table for embeddings. Weight decay is divided by the rate's multiplier, since AdamW multiplies the
+two (2405.13698).
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ def init_weights(model: Model, seed: int) -> None:
                 std = _std(module.role, module.in_features, spec, depth)
                 _normal(module.weight, std, seed, name)
         elif isinstance(module, nn.Embedding):
-            std = _embedding_std(spec)
+            std = _embedding_std(spec, model.config.recipe.tied)
             _normal(module.weight, std, seed, name)
         elif isinstance(module, RMSNorm | LayerNorm):
             module.weight.fill_(1.0)
@@ -97,9 +99,9 @@ def param_groups(model: Model, learning_rate: float, weight_decay: float) -> lis
 
 
 def logit_multiplier(config: ModelConfig) -> float:
-    """base_width/D where a tied head cannot take a learning rate of its own under muP."""
-    spec = _spec(config)
-    return spec.base_width / config.width if spec.scheme == "mup" and config.recipe.tied else 1.0
+    """base_width/fan-in where a tied head cannot take a learning rate of its own under muP."""
+    spec, fan_in = _spec(config), config.recipe.embedding_width or config.width
+    return spec.base_width / fan_in if spec.scheme == "mup" and config.recipe.tied else 1.0
 
 
 def _group_name(multiplier: float, decayed: bool, expert: bool) -> str:
@@ -111,10 +113,11 @@ def _multipliers(model: Model) -> Iterator[tuple[int, float]]:
     spec = _spec(model.config)
     if spec.scheme != "mup":
         return
-    scale, vectors = spec.base_width / model.config.width, _vectors(model)
+    scale, fixed = spec.base_width / model.config.width, _vectors(model)
+    fixed |= {id(stack.project.weight) for stack in model.stacks() if stack.project is not None}
     for module in model.modules():
         if isinstance(module, Linear):
-            yield id(module.weight), 1.0 if id(module.weight) in vectors else scale
+            yield id(module.weight), 1.0 if id(module.weight) in fixed else scale
         elif isinstance(module, Branch):
             for _, weight_E, _, _ in module.experts():
                 yield id(weight_E), scale
@@ -133,10 +136,10 @@ def _std(role: str, fan_in: int, spec: InitSpec, depth: float) -> float:
     return std * depth if role == "out" else std
 
 
-def _embedding_std(spec: InitSpec) -> float:
+def _embedding_std(spec: InitSpec, tied: bool) -> float:
     if spec.embedding_std is not None:
         return spec.embedding_std
-    return 1.0 if spec.scheme == "mup" else spec.std
+    return 1.0 if spec.scheme == "mup" and not tied else spec.std
 
 
 def _spec(config: ModelConfig) -> InitSpec:

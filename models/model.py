@@ -278,13 +278,13 @@ class Model(Stack):
 
     def logits(self, x_BTD: Tensor) -> Tensor:
         """Of the stream after the last norm."""
-        if self.multiplier != 1.0:
-            x_BTD = x_BTD * self.multiplier
         recipe: Any = self.config.recipe
         if recipe.head.scaled:
             x_BTD = x_BTD * self.config.width**-0.5
         if self.transform is not None:
             x_BTD = self.transform(x_BTD)
+        if self.multiplier != 1.0:
+            x_BTD = x_BTD * self.multiplier
         logits_BTV: Tensor = self.head(x_BTD)
         if recipe.head.binary:
             return torch.cat([torch.zeros_like(logits_BTV), logits_BTV], -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from models.errors import RecipeError
+from models.errors import Key, RecipeError
 from models.objective import OBJECTIVES, Sight
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def check(recipe: Recipe) -> None:
     if chosen["type"] not in fitting:
         raise RecipeError(("objective", "type"), chosen["type"], fitting, f"does not fit {why}")
     _check_head(recipe, chosen["type"])
+    _check_scales(recipe)
 
 
 def _sight(recipe: Recipe) -> tuple[Sight, str]:
@@ -79,3 +80,15 @@ def _check_head(recipe: Recipe, chosen: str) -> None:
         raise RecipeError(("head", "transform"), "none", allowed, what)
     if recipe.generator is not None and chosen != "replaced_token":
         raise RecipeError(("generator",), "given", "with the objective replaced_token", "unused")
+
+
+def _check_scales(recipe: Recipe) -> None:
+    """Under muP what reads and what writes the stream is as large at every width."""
+    scales: dict[Key, Any] = {
+        ("embedding_scale",): recipe.embedding_scale,
+        ("head", "scaled"): recipe.head.scaled,  # type: ignore[union-attr]
+    }
+    for key, given in scales.items():
+        if given and recipe.init.scheme == "mup":  # type: ignore[union-attr]
+            allowed = "false with init: mup, or init: scaled or fan_in"
+            raise RecipeError(key, True, allowed, "changes with the width")

@@ -87,10 +87,10 @@ def to_hf(model: Model, kind: str | None = None) -> Any:
     hf_config = transformers.AutoConfig.for_model(**kwargs)
     hf_model = getattr(transformers, hf_class(hf_config))(hf_config)
     state: dict[str, Tensor] = {}
-    ours = _tensors(model)
+    ours, last = _tensors(model), _last_norm(model)
     for rule in family.rules(model.config):
         value = ours[rule.ours]
-        if rule.ours.startswith("final_norm") and model.multiplier != 1.0:
+        if rule.ours.startswith(f"{last}.") and model.multiplier != 1.0:
             value = value * model.multiplier  # a tied head cannot take muP's multiplier itself
         parts = rule.split(value)
         for name, part in zip(rule.theirs, parts, strict=True):
@@ -118,6 +118,15 @@ def _refuse_unread(family: ModuleType, given: Any, config: ModelConfig) -> None:
 
 def _tensors(model: Model) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _last_norm(model: Model) -> str:
+    """The path of the norm whose output the head reads."""
+    if model.transform is not None:
+        return "transform.norm"
+    if model.final_norm is not None:
+        return "final_norm"
+    return f"layers.{len(model.layers) - 1}.residuals.{len(model.config.layers()[-1]) - 1}.outside"
 
 
 def family_of(config: ModelConfig, kind: str | None = None) -> tuple[ModuleType, dict[str, Any]]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from models import Recipe, build
+from models import Recipe, RecipeError, build
 from models.loss import cross_entropy
+from models.training import losses
 
 WIDTHS = (32, 64, 128)
+RECIPES = Path(__file__).parents[2] / "configs" / "models"
+QUICK = {"bert", "gpt2", "lstm", "luong", "mamba2", "mixtral", "rwkv7", "s5"}
 
 
 def recipe(scheme: str, **more: Any) -> Recipe:
@@ -51,6 +57,62 @@ def test_coordinates_are_flat_in_width_under_mup() -> None:
 
 def test_logits_grow_with_width_otherwise() -> None:
     assert growth("fan_in")["logits"] > 1.8
+
+
+def scales(zoo: Any, name: str, width: int, scheme: str = "mup") -> dict[str, float]:
+    """Root mean squares after four steps of each branch's outputs and of the logits, the mean over
+    uses and seeds."""
+    given = zoo.recipe_dict(name) | {"init": {"scheme": scheme, "base_width": WIDTHS[0]}}
+    given |= {"generator": None, "embedding_scale": False}
+    given["head"] = given.get("head", {}) | {"scaled": False}
+    recipe = Recipe.from_dict(given)
+    n_layers = len(recipe.first_layers) + len(recipe.layers)
+    found: dict[str, list[float]] = defaultdict(list)
+
+    def note(name: str, out: Any) -> None:
+        out = out[0] if isinstance(out, tuple) else out
+        found[name].append(out.square().mean().sqrt().item())
+
+    for seed in range(3):
+        model = build(recipe.at(width=width, n_layers=n_layers, vocab_size=zoo.vocab))
+        model.init_weights(seed)
+        example = zoo.example(model, 2, 16)
+        optimizer = torch.optim.Adam(model.param_groups(0.01, 0.0), betas=(0.9, 0.95))
+        for _ in range(4):
+            optimizer.zero_grad()
+            losses(model, **example).total.backward()
+            optimizer.step()
+        for i, stack in enumerate(model.stacks()):
+            for j, use in enumerate(stack.uses()):
+                use.branch.register_forward_hook(lambda _m, _a, out, at=f"{i}.{j}": note(at, out))
+        model.head.register_forward_hook(lambda _m, _a, out: note("logits", out))
+        losses(model, **example)
+    return {name: mean(values) for name, values in found.items()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
+        for path in sorted(RECIPES.glob("*.yaml"))
+    ],
+)
+def test_every_recipe_is_flat_in_width_under_mup(zoo: Any, name: str) -> None:
+    narrow, wide = (scales(zoo, name, width) for width in (WIDTHS[0], WIDTHS[-1]))
+    growth = {name: wide[name] / narrow[name] for name in narrow}
+    assert all(0.5 < ratio < 1.7 for ratio in growth.values()), growth
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("gemma2", ("embedding_scale",)), ("t5", ("head", "scaled"))],
+)
+def test_scales_by_the_width_are_refused_under_mup(
+    zoo: Any, name: str, key: tuple[str, ...]
+) -> None:
+    with pytest.raises(RecipeError, match="changes with the width") as caught:
+        Recipe.from_dict(zoo.recipe_dict(name) | {"init": "mup"})
+    assert caught.value.key == key
 
 
 def test_rates_follow_the_width_for_matrices_alone() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from models import RecipeError
+from models import Recipe, RecipeError
 from models.convert import families, from_hf, hf_class, to_hf
 
 transformers = pytest.importorskip("transformers")
@@ -386,6 +386,20 @@ def test_what_cannot_be_converted_says_so(zoo: Any) -> None:
 
     with pytest.raises(RecipeError, match="no transformers family"):
         to_hf(build(zoo.small("hybrid")))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bart", "bert"])
+@torch.no_grad()
+def test_a_tied_heads_multiplier_is_exported(zoo: Any, name: str) -> None:
+    """Into the last norm: the model's, that of the last branch, that of the head's transform."""
+    recipe = Recipe.from_dict(zoo.recipe_dict(name) | {"init": "mup"})
+    model = zoo.randomized(recipe.at(width=32, n_layers=2, vocab_size=zoo.vocab), torch.float32)
+    assert model.multiplier == 2
+    x = zoo.tokens(2, 9)
+    given = {} if model.encoder is None else {"decoder_input_ids": x}
+    found = to_hf(model).eval()(x, **given).logits
+    expected = model(x) if model.encoder is None else model(x, decoder_tokens=x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
