@@ -16,8 +16,10 @@ from pipeline.tables import new_table, short, titled
 
 if TYPE_CHECKING:
     from pipeline.study import Ready
+    from pipeline.sweep import Job
 
 LISTED = 200
+NAMED = 6
 STATUS_STYLE = {
     "finished": "green",
     "running": "cyan",
@@ -98,6 +100,19 @@ def skipped(plan: Plan) -> Iterable[str]:
         yield (
             f"not planned: {point.architecture} at {point.budget:.3g}, "
             f"{short(point.params)}: {point.detail}"
+        )
+
+
+def cut_short(left: Sequence[Job]) -> Iterator[str]:
+    """What the laws lack where the hours that were given did not suffice."""
+    if left:
+        listed = ", ".join(job.run.name for job in left[:NAMED])
+        more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
+        hours = sum(job.expected * job.width for job in left) / 3600
+        yield (
+            f"--max-gpu-hours: {len(left)} runs were not finished within it, and the laws are "
+            f"without them: {listed}{more}. They need about {hours:.3g} slot-hours; the same "
+            "command, given as many, trains them and fits again"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +34,7 @@ from pipeline.rules import source
 from pipeline.summary import summary
 from pipeline.sweep import Job, unfinished
 from pipeline.tables import short
-from pipeline.training import jobs, tracker, train
+from pipeline.training import Trained, jobs, tracker, train
 
 
 @dataclass(frozen=True)
@@ -85,22 +86,31 @@ def run_study(
 ) -> dict[str, Any]:
     """Do whatever of the study is not done yet, and show what came of it.
 
+    Training stops within ``device_hours``; the laws are those of what has finished by then.
+
     Raises:
         BusyError: another process leads this study.
         LostLeadError: another process took the lead of it.
-        StudyError: a run failed for good, nothing finished, or ``device_hours`` did not suffice.
+        StudyError: a run failed for good, or nothing finished.
     """
     say = partial(console.print, markup=False)
     with (
         leading(study.folder, say=say) as lease,
         Machine(study, slots, cluster, say) as machine,
     ):
+        device_seconds = math.inf if device_hours is None else 3600 * device_hours
         while True:
             ready = _preflight(study, console, machine)
+            trained = Trained(0.0, ())
             if ready.left:
-                train(study, console, machine, ready.left, lease, device_hours)
-            document = _fit(study, console, ready.plan)
-            if not _next_round(study, console, ready.plan):
+                trained = train(study, console, machine, ready.left, lease, device_seconds)
+                device_seconds -= trained.device_seconds
+            try:
+                document = _fit(study, console, ready.plan)
+            finally:
+                for line in show.cut_short(trained.left):
+                    say(line)
+            if trained.left or not _next_round(study, console, ready.plan):
                 return document
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Group
+from rich.markup import escape
 
 from pipeline.config import Study
 from pipeline.mlflow_ui import charts
@@ -26,7 +27,8 @@ def summary(study: Study, document: Mapping[str, Any]) -> Group:
     if rule := document["rule"]:
         parts.append(_rule(rule))
     refused = [(one["family"], f"{one['law']}: {one['message']}") for one in document["refused"]]
-    lines = [f"[yellow]{name}: {text}[/]" for name, text in (*_warnings(analysis), *refused)]
+    told = (*_warnings(analysis), *refused)
+    lines = [f"[yellow]{escape(f'{name}: {text}')}[/]" for name, text in told]
     lines += [
         f"report  {study.folder / 'report.html'}",
         f"plots   {study.folder / 'plots'}",

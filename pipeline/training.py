@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,14 @@ from pipeline.tail import read_tail
 from pipeline.tracking import Tracker
 
 RECORD_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a sweep took, and the runs that its device-seconds did not suffice for."""
+
+    device_seconds: float
+    left: tuple[Job, ...]
 
 
 def jobs(study: Study, plan: Plan, seconds: dict[str, float]) -> list[Job]:
@@ -53,12 +62,12 @@ def train(
     machine: Machine,
     left: Sequence[Job],
     lease: Lease,
-    device_hours: float | None = None,
-) -> None:
-    """Train what is left, within ``device_hours`` if given.
+    device_seconds: float = math.inf,
+) -> Trained:
+    """Train of what is left as much as should end within ``device_seconds``.
 
     Raises:
-        StudyError: a run failed for good, or the device-hours did not suffice.
+        StudyError: a run failed for good.
     """
     from launch import gang
 
@@ -72,7 +81,7 @@ def train(
             retries=study.train.retries,
             open_worker=partial(gang.Gang, epoch=lease.epoch),
             wait_any=gang.wait_any,
-            device_seconds=math.inf if device_hours is None else 3600 * device_hours,
+            device_seconds=device_seconds,
             is_paused=(study.folder / PAUSED).exists,
             on_change=shown,
             say=say,
@@ -82,7 +91,10 @@ def train(
         lease.check()
         busy = _record(study, sweep, work.elapsed, lease.epoch)
         work.update(total, f"{len(sweep.ended)} runs ended; slots training {busy:.0%} of the time")
-    _told(sweep)
+    if sweep.failed:
+        names = ", ".join(f"{job.run.name} ({job.folder})" for job in sweep.failed)
+        raise StudyError(f"{len(sweep.failed)} runs failed for good: {names}")
+    return Trained(sweep.spent, (*sweep.queue, *sweep.waiting))
 
 
 def tracker(study: Study) -> Tracker:
@@ -104,8 +116,7 @@ class Shown:
         """Show it, what is expected of the runs revised by how far they are."""
         is_due = self.clock() - self._written > RECORD_SECONDS
         if is_due:
-            for _, job in sweep.busy.values():
-                self._revise(job)
+            self._first = {_attempt(job): self._revise(job) for _, job in sweep.busy.values()}
         over = len(sweep.ended) + len(sweep.failed)
         names = ", ".join(job.run.name for _, job in sweep.busy.values()) or "nothing"
         left = sweep.seconds_left
@@ -116,25 +127,18 @@ class Shown:
             self._written = self.clock()
             write_text(self.path, json.dumps(sweep.record()) + "\n")
 
-    def _revise(self, job: Job) -> None:
-        """Expect of a run what its own pace since it was first looked at says."""
+    def _revise(self, job: Job) -> tuple[float, int]:
+        """Expect of a run what its own pace says since it was first looked at: when, at a step."""
         now, step = self.clock(), read_tail(job.folder).step
-        began, first = self._first.setdefault((job.run.name, job.began), (now, step))
+        began, first = self._first.get(_attempt(job), (now, step))
         if step > first:
             left = (job.run.train.steps - step) * (now - began) / (step - first)
             job.expected = now - job.began + left
+        return began, first
 
 
-def _told(sweep: Sweep[Any]) -> None:
-    if sweep.failed:
-        names = ", ".join(f"{job.run.name} ({job.folder})" for job in sweep.failed)
-        raise StudyError(f"{len(sweep.failed)} runs failed for good: {names}")
-    if sweep.queue or sweep.waiting:
-        left = len(sweep.queue) + len(sweep.waiting)
-        raise StudyError(
-            f"{sweep.spent / 3600:.3g} device-hours are used and {left} runs are left, none of "
-            "them expected to end within what remains; the same command with more goes on"
-        )
+def _attempt(job: Job) -> tuple[str, float]:
+    return job.run.name, job.began
 
 
 def _record(study: Study, sweep: Sweep[Any], wall: float, epoch: int) -> float:

@@ -43,7 +43,9 @@ def run(
     device_hours: Annotated[
         float | None,
         typer.Option(
-            "--max-gpu-hours", min=0, help="Train for so many slot-hours at most, then stop."
+            "--max-gpu-hours",
+            min=0,
+            help="Train for so many slot-hours at most in this command, and fit what is finished.",
         ),
     ] = None,
     debug: DebugOption = False,
