@@ -84,6 +84,8 @@ def up(
     """
     if find(folder):
         raise LocalClusterError("a local cluster is up already; `isoflop cluster down` ends it")
+    if (folder / FILE).exists():
+        down(folder)  # what a lost head has left
     token = _make_token(folder)
     port, dashboard = _free_ports(2)
     temp_dir = tempfile.mkdtemp(prefix="ray-", dir=scratch or "/tmp")
@@ -121,6 +123,7 @@ def environment(token_file: str) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": token_file,
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_raylet_start_wait_time_s": f"{START_SECONDS:.0f}",
     }
 
 

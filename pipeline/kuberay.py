@@ -179,7 +179,8 @@ class KubeRay:
                 "kubectl is not here; `isoflop submit --dry-run` prints the manifest"
             ) from None
         if done.returncode:
-            raise StudyError(f"kubectl: {done.stderr.strip()}")
+            told = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise StudyError(f"kubectl: {told[-1]}")
         return done.stdout
 
 

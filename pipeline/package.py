@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from data.files import sha256
+from pipeline.atomic import write_text
 from pipeline.cluster_file import Cluster
 from pipeline.config import Study
-from pipeline.yaml_file import dump_yaml
+from pipeline.errors import ConfigError
+from pipeline.yaml_file import dump_yaml, find
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("analysis", "configs", "data", "launch", "models", "pipeline")
@@ -65,6 +67,23 @@ class Package:
             for name, content in sorted(self.files.items()):
                 archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 9)
         return buffer.getvalue()
+
+
+def keep(study: Study) -> None:
+    """Write a study that arrived in a package into its folder, where its name leads to it."""
+    resolved = study.model_dump(mode="json", exclude_none=True)
+    write_text(study.folder / STUDY, dump_yaml(resolved))
+
+
+def kept(name: str, cluster: Cluster) -> str:
+    """What stands for a study: ``name`` itself where it is a file or an example, otherwise the file
+    that the cluster keeps of a study of that name, if it is seen from here."""
+    try:
+        find(name, "studies", Path.cwd(), "study")
+    except ConfigError:
+        path = Path(cluster.shared) / name / STUDY
+        return str(path) if Path(name).name == name and path.is_file() else name
+    return name
 
 
 def _code() -> dict[str, bytes]:

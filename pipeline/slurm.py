@@ -33,6 +33,7 @@ NODE = """\
 set -euo pipefail
 {setup}
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={folder}/token RAY_USAGE_STATS_ENABLED=0
+export RAY_raylet_start_wait_time_s=300
 scratch=
 trap 'rm -rf "$scratch"' EXIT
 trap 'exit 143' TERM

@@ -22,12 +22,17 @@ from pipeline.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from pipeline.cluster_file import Cluster
     from pipeline.package import Package
     from pipeline.submit import Job, Scheduler
 
 PANEL = "On a cluster"
 FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Print on until the job ends.")]
-cluster_app = typer.Typer(no_args_is_help=True, help="A cluster of several nodes on this machine.")
+cluster_app = typer.Typer(
+    no_args_is_help=True,
+    help="A Ray cluster of several nodes on this machine: `up`, `down`; what any has: `show`.",
+    epilog="Example: isoflop cluster up --local 3, then isoflop submit quickstart --cluster local",
+)
 app.add_typer(cluster_app, name="cluster", rich_help_panel=PANEL)
 
 
@@ -50,12 +55,12 @@ def submit(
     from pipeline.submit import Submission
     from pipeline.submit import submit as send
 
-    package, jobs = _package(study, overrides, cluster)
+    package, jobs = _package(study, overrides, cluster, dry_run)
     if dry_run:
         submission = Submission(package.study.name, package.fingerprint, 1)
         sys.stdout.write(jobs.text(package, submission))
         return
-    _tell(package, jobs, *send(package, jobs), follow, as_json)
+    _tell(package, jobs, *send(package, jobs), cluster, follow, as_json)
 
 
 @app.command(
@@ -73,17 +78,15 @@ def resume(
     from pipeline.submit import resume as send
 
     package, jobs = _package(study, overrides, cluster)
-    _tell(package, jobs, *send(package, jobs), follow, as_json)
+    _tell(package, jobs, *send(package, jobs), cluster, follow, as_json)
 
 
 @app.command(rich_help_panel=PANEL, epilog="Example: isoflop jobs --cluster lab")
 def jobs(cluster: ClusterOption, as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """The jobs that were sent to a cluster, and what became of them."""
-    from pipeline.cluster_file import load_cluster
     from pipeline.show_cluster import job_table
-    from pipeline.submit import scheduler
 
-    found = scheduler(load_cluster(cluster)).all()
+    found = _reach(cluster)[1].all()
     if as_json:
         print_json([_as_dict(job) for job in found])
     else:
@@ -200,33 +203,46 @@ def show(
         console().print(node_table(nodes))
 
 
-def _package(study: str, overrides: list[str] | None, cluster: str) -> tuple[Package, Scheduler]:
-    """What the study names is looked at here if the cluster's shared folder is seen from here."""
-    from pipeline.cluster_file import check_fit, check_shared
-    from pipeline.config import load_study
-    from pipeline.package import Package
+def _reach(cluster: str, only_to_print: bool = False) -> tuple[Cluster, Scheduler]:
+    """A cluster and who takes its jobs, who keeps those of Slurm in the shared folder."""
+    from pipeline.cluster_file import check_shared
     from pipeline.ray_jobs import cluster_at
     from pipeline.submit import scheduler
 
     described = cluster_at(cluster)
-    if described.kind in ("local", "slurm"):
+    if described.kind in ("local", "slurm") and not only_to_print:
         check_shared(described, cluster)
+    return described, scheduler(described)
+
+
+def _package(
+    study: str, overrides: list[str] | None, cluster: str, only_to_print: bool = False
+) -> tuple[Package, Scheduler]:
+    """What the study names is looked at here if the cluster's shared folder is seen from here."""
+    from pipeline.cluster_file import check_fit
+    from pipeline.config import load_study
+    from pipeline.package import Package, kept
+
+    described, jobs = _reach(cluster, only_to_print)
     is_here = Path(described.shared).is_dir()
-    loaded = load_study(study, overrides, check=is_here)
+    loaded = load_study(kept(study, described), overrides, check=is_here)
     check_fit(loaded, described)
-    return Package.of(loaded, described), scheduler(described)
+    return Package.of(loaded, described), jobs
 
 
 def _find(study: str, overrides: list[str] | None, cluster: str) -> tuple[str, Scheduler]:
     """The study's name, and who has its job."""
-    from pipeline.cluster_file import load_cluster
-    from pipeline.submit import scheduler
-
-    return study_name(study, overrides), scheduler(load_cluster(cluster))
+    return study_name(study, overrides), _reach(cluster)[1]
 
 
 def _tell(
-    package: Package, jobs: Scheduler, job: Job, is_new: bool, follow: bool, as_json: bool
+    package: Package,
+    jobs: Scheduler,
+    job: Job,
+    is_new: bool,
+    cluster: str,
+    follow: bool,
+    as_json: bool,
 ) -> None:
     if as_json:
         print_json(_as_dict(job) | {"is_new": is_new, "folder": str(package.study.folder)})
@@ -237,11 +253,12 @@ def _tell(
     else:
         say(f"{name}: is {job.submission.id} already, and {job.state} {job.note}".rstrip())
         if job.state in ("failed", "stopped"):
-            say(f"`isoflop resume {name}` goes on with it")
+            say(f"`isoflop resume {name} -c {cluster}` goes on with it")
     if follow:
         _print_logs(jobs, job, True)
     elif job.state in ("waiting", "running"):
-        say(f"`isoflop logs {name} --follow` shows what it does; this terminal may be closed")
+        shown = f"`isoflop logs {name} -c {cluster} --follow`"
+        say(f"{shown} shows what it does; this terminal may be closed")
 
 
 def _print_logs(jobs: Scheduler, job: Job, follow: bool) -> None:

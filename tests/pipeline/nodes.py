@@ -300,16 +300,17 @@ class Machines(Cluster):
         }
         isolated = ("setpriv", "--pdeathsig=KILL", "ip", "netns", "exec", self._net(number))
         isolated += ("unshare", "--pid", "--fork", "--mount-proc", "--uts", "--kill-child=KILL")
-        quick = {
+        times = {
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_timeout_ms": "2000",
             "RAY_health_check_initial_delay_ms": "1000",
+            "RAY_raylet_start_wait_time_s": str(OPEN_SECONDS),
         }
         with self._log(number).open("wb") as log:
             self._inits.append(
                 subprocess.Popen(
                     [*isolated, "bash", "-c", script],
-                    env=self.environment | self._member | quick,
+                    env=self.environment | self._member | times,
                     cwd=self.root,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
