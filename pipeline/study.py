@@ -21,6 +21,7 @@ from pipeline.fits import fit_table, fits_of, fitted
 from pipeline.grids import AdaptiveGrid
 from pipeline.lease import leading
 from pipeline.machine import Machine
+from pipeline.package import keep
 from pipeline.packing import makespan
 from pipeline.plan import Plan, Tokens, as_dict
 from pipeline.planner import make_plan
@@ -98,6 +99,8 @@ def run_study(
         leading(study.folder, say=say) as lease,
         Machine(study, slots, cluster, say) as machine,
     ):
+        if cluster:
+            keep(study)
         device_seconds = math.inf if device_hours is None else 3600 * device_hours
         while True:
             ready = _preflight(study, console, machine)
