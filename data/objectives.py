@@ -148,8 +148,12 @@ class SpanCorruption:
 @dataclass(frozen=True)
 class Infilling:
     """Text infilling (BART, arXiv 1910.13461): spans become one mask each in the source, and the
-    targets are the whole text. Spans are drawn as for span corruption, where the paper's lengths
-    are Poisson with mean 3, zero included."""
+    targets are the whole text.
+
+    Spans are Poisson in length, zero included: a mask may stand where nothing is hidden. All rows
+    hide equally many tokens in equally many spans, and Poisson lengths that must add up to a number
+    are multinomial, whatever their mean: each hidden token belongs to one of the spans by chance.
+    """
 
     mask_token: int
     end_of_document: int
@@ -160,8 +164,20 @@ class Infilling:
     def __call__(self, batch: Batch, samples_B: Samples) -> Batch:
         _whole_rows(batch, "infilling")
         length = batch.tokens_BT.shape[1]
-        spans = _spans(samples_B, length, self.seed, self.density, self.mean_span)
-        source_BS = spans.source(batch.tokens_BT, np.full(spans.n_spans, self.mask_token))
+        noise, count = _n_spans(length, self.density, self.mean_span)
+        kept = length - noise
+        share_BN, cut_BK = (
+            uniforms(samples_B, n, "infilling", self.seed, part)
+            for part, n in enumerate((noise, kept - 1))
+        )
+        spans_BC = _counts((share_BN * count).astype(np.int64), count)
+        gaps_BC = _composition(cut_BK, kept, count)
+        ends_BC = np.cumsum(gaps_BC + spans_BC, axis=1)
+        hidden_BT = _between(ends_BC - spans_BC, ends_BC, length)
+        is_text_BS = np.ones((len(samples_B), kept + count), np.bool_)
+        np.put_along_axis(is_text_BS, np.cumsum(gaps_BC, axis=1) + np.arange(count), False, axis=1)
+        source_BS = np.full(is_text_BS.shape, self.mask_token, np.int64)
+        source_BS[is_text_BS] = batch.tokens_BT[~hidden_BT]
         return _to_decode(batch, source_BS, batch.tokens_BT, self.end_of_document)
 
 
@@ -203,9 +219,14 @@ class _Spans(NamedTuple):
         return np.concatenate([spans_BR, last_B1], axis=1)
 
 
-def _spans(samples_B: Samples, length: int, seed: int, density: float, mean_span: float) -> _Spans:
+def _n_spans(length: int, density: float, mean_span: float) -> tuple[int, int]:
+    """Hidden tokens and spans of a row; those of all rows are as many, as batches are arrays."""
     noise = min(max(round(length * density), 1), length - 1)
-    count = max(min(round(noise / mean_span), noise, length - noise), 1)
+    return noise, max(min(round(noise / mean_span), noise, length - noise), 1)
+
+
+def _spans(samples_B: Samples, length: int, seed: int, density: float, mean_span: float) -> _Spans:
+    noise, count = _n_spans(length, density, mean_span)
     spans_BC, gaps_BC = (
         _composition(uniforms(samples_B, total - 1, "spans", seed, part), total, count)
         for part, total in enumerate((noise, length - noise))
@@ -215,6 +236,26 @@ def _spans(samples_B: Samples, length: int, seed: int, density: float, mean_span
     np.put_along_axis(opens_BT, starts_BC, True, axis=1)
     np.put_along_axis(closes_BT, starts_BC - gaps_BC, True, axis=1)
     return _Spans(count, _number(opens_BT) == _number(closes_BT), opens_BT, closes_BT)
+
+
+def _counts(which_BN: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """How often each number below `count` stands in each row."""
+    rows_B1 = np.arange(len(which_BN))[:, None] * count
+    return np.bincount((rows_B1 + which_BN).ravel(), minlength=len(which_BN) * count).reshape(
+        -1, count
+    )
+
+
+def _between(
+    starts_BC: npt.NDArray[np.int64], ends_BC: npt.NDArray[np.int64], length: int
+) -> npt.NDArray[np.bool_]:
+    """Positions in one of the spans [start, end) of each row, some of which may be empty."""
+    opened_BT, closed_BT = (
+        np.cumsum([np.bincount(row, minlength=length + 1) for row in edges_BC], axis=1)[:, :length]
+        for edges_BC in (starts_BC, ends_BC)
+    )
+    inside_BT: npt.NDArray[np.bool_] = opened_BT > closed_BT
+    return inside_BT
 
 
 def _number(marks_BT: npt.NDArray[np.bool_]) -> Tokens:

@@ -106,6 +106,28 @@ def test_every_row_has_a_target_and_padding_none(batch: Batch) -> None:
     assert out.weights_BT[1, :3].sum() == 1
 
 
+def test_infilled_spans_are_poisson_given_their_sum() -> None:
+    """Binomial each: mean 3, variance 3 less the part that the sum takes, and some of them empty."""
+    length, rows = 200, 400
+    noise, count = 60, 20
+    text = np.tile(np.arange(length), (rows, 1))
+    row = Batch(text, text + 1, np.ones(text.shape, np.float32))
+    made = Infilling(mask_token=-7, end_of_document=0)(row, np.arange(rows))
+    assert made.sources_BS is not None
+    lengths = []
+    for source in made.sources_BS:
+        (masks,) = np.nonzero(source == -7)
+        assert len(masks) == count
+        before = source[masks - 1]  # each mask follows what is kept
+        after = np.append(source[:-1][masks[:-1] + 1], length)
+        lengths.append(after - before - 1)
+    spans = np.array(lengths)
+    assert (spans.sum(1) == noise).all()
+    assert spans.mean() == 3
+    assert spans.var() == pytest.approx(3 * (1 - 1 / count), rel=0.05)
+    assert (spans == 0).mean() == pytest.approx((1 - 1 / count) ** noise, rel=0.15)
+
+
 def test_infilling_hides_spans_and_wants_the_text(batch: Batch) -> None:
     out = Infilling(mask_token=1, end_of_document=0)(batch, SAMPLES)
     assert out.sources_BS is not None
