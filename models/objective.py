@@ -107,8 +107,8 @@ class SpanCorruption:
 
 @dataclass(frozen=True, kw_only=True)
 class Infilling:
-    """Spans, Poisson in length and perhaps empty, become one mask each; the whole text is the target
-    (BART, 1910.13461, section 2.2). All rows have as many spans that hide as many tokens."""
+    """Spans, Poisson in length and perhaps empty, become one mask each, and the whole text is the
+    target (BART, 1910.13461, section 2.2). All rows have as many spans that hide as many tokens."""
 
     density: float = 0.3
     mean_span: float = 3.0
