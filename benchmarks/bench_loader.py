@@ -4,7 +4,7 @@ of 10^12 tokens opens in under 50 ms.
     python benchmarks/bench_loader.py [--steps 200]
 
 The stores are sparse files, so that any disk holds them: what is timed is the order, the look-up,
-the copy out of the mapped file and the conversion, not the disk. Rates are per second of processor
+the copy out of the files and the conversion, not the disk. Rates are per second of processor
 time.
 """
 
@@ -62,7 +62,7 @@ def main() -> None:
                 TokenStore.open(store.folder)
                 opened.append(time.perf_counter() - started)
             for number in range(len(store.shards)):
-                store.window(number * SHARD_TOKENS, 1)  # maps the shard
+                store.window(number * SHARD_TOKENS, 1)  # opens the shard
             for length in SEQUENCE_LENGTHS:
                 loader = Loader(store, length, TOKENS_PER_BATCH // length, seed=0)
                 rates = [

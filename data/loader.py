@@ -189,9 +189,9 @@ class _Windows:
             )
 
     def read(self, sequences: Indices) -> Batch:
-        windows_BW = np.empty((len(sequences), self._sequence_length + 1), np.int64)
-        self.store.gather(sequences * self._sequence_length, windows_BW)
-        return causal(windows_BW, self._end)
+        starts = sequences * self._sequence_length
+        windows_BW = self.store.gather(starts, self._sequence_length + 1)
+        return causal(windows_BW.astype(np.int64), self._end)
 
 
 class _Sample:

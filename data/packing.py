@@ -77,10 +77,10 @@ class PackedStore:
             for number, piece in enumerate(pieces):
                 start, length = int(self._starts[piece]), int(self._lengths[piece])
                 part = slice(at, at + length)
-                targets[row, part] = self.store.window(start, length)
-                tokens[row, at + 1 : at + length] = targets[row, at : at + length - 1]
-                if start:
-                    tokens[row, at] = self.store.window(start - 1, 1)[0]
+                before = min(start, 1)  # the token that the first one is predicted from
+                window = self.store.window(start - before, before + length)
+                targets[row, part] = window[before:]
+                tokens[row, at + 1 - before : at + length] = window[:-1]
                 weights[row, part] = 1
                 segments[row, part] = number
                 positions[row, part] = np.arange(length)

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data.errors import DataError
-from data.files import file_sha256, sha256, write_atomic
-from data.megatron import Index, Tokens, memory_map
+from data.files import Files, file_sha256, sha256, write_atomic
+from data.megatron import Index, Tokens
 
 FORMAT = 1
 
@@ -127,32 +127,35 @@ class TokenStore:
         return sum(shard.bytes for shard in self.shards)
 
     def window(self, start: int, length: int) -> Tokens:
-        """Tokens [start, start + length), a view where they lie in one shard."""
+        """Tokens [start, start + length)."""
         if not 0 <= start <= start + length <= self.n_tokens:
             raise IndexError(f"[{start}, {start + length}) is not within {self.n_tokens} tokens")
-        parts = []
-        shard = int(np.searchsorted(self._starts, start, side="right")) - 1
-        while length > 0:
-            offset = start - int(self._starts[shard])
-            part = self._tokens(shard)[offset : offset + length]
-            parts.append(part)
-            start, length, shard = start + len(part), length - len(part), shard + 1
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate(parts) if parts else np.empty(0, self.dtype)
+        window: Tokens = self.gather(np.array([start]), length)[0]
+        return window
 
-    def gather(self, starts: np.ndarray, out: np.ndarray) -> None:
-        """Fill row r of `out` with the tokens from `starts[r]` on."""
-        length = out.shape[1]
+    def gather(self, starts: np.ndarray, length: int) -> Tokens:
+        """Rows of `length` tokens, from each of `starts` on.
+
+        Read, not mapped: a map of random windows needs a page table of its own, up to 4 KiB, for
+        each of them, and a file that was cut short since then ends the process.
+        """
+        rows = np.empty((len(starts), length), self.dtype)
         shards = np.searchsorted(self._starts, starts, side="right") - 1
-        offsets = starts - self._starts[shards]
-        inside = offsets + length <= self._starts[shards + 1] - self._starts[shards]
-        rows = zip(shards.tolist(), offsets.tolist(), inside.tolist(), starts.tolist(), strict=True)
-        for row, (shard, offset, whole, start) in enumerate(rows):
-            if whole:
-                out[row] = self._tokens(shard)[offset : offset + length]
-            else:
-                out[row] = self.window(start, length)
+        offsets = (starts - self._starts[shards]) * self.dtype.itemsize
+        size, data = length * self.dtype.itemsize, rows.view(np.uint8).reshape(-1).data
+        places = zip(shards.tolist(), offsets.tolist(), strict=True)
+        for row, (shard, offset) in enumerate(places):
+            self._read(data[row * size : (row + 1) * size], shard, offset)
+        return rows
+
+    def _read(self, out: memoryview, shard: int, offset: int) -> None:
+        """Fill `out` with the bytes from this one of a shard on, and of those after it."""
+        while out:
+            path, size = self._paths[shard]
+            count = self._files.read(path, offset, out)
+            if count < len(out) and offset + count != size:
+                raise DataError(f"{path} ends after {offset + count:,} bytes instead of {size:,}")
+            out, shard, offset = out[count:], shard + 1, 0
 
     def index(self, shard: int) -> Index:
         return Index.open(self.folder / f"{self.shards[shard].name}.idx")
@@ -176,12 +179,9 @@ class TokenStore:
         return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
 
     @cached_property
-    def _mapped(self) -> list[Tokens | None]:
-        return [None] * len(self.shards)
+    def _paths(self) -> list[tuple[str, int]]:
+        return [(f"{self.folder}/{shard.name}.bin", shard.bin_bytes) for shard in self.shards]
 
-    def _tokens(self, shard: int) -> Tokens:
-        tokens = self._mapped[shard]
-        if tokens is None:
-            tokens = memory_map(self.folder / f"{self.shards[shard].name}.bin", self.dtype)
-            self._mapped[shard] = tokens
-        return tokens
+    @cached_property
+    def _files(self) -> Files:
+        return Files()

@@ -1,4 +1,6 @@
 import dataclasses
+import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +49,36 @@ def test_windows_read_shards_as_one_stream(tmp_path: Path, vocab_size: int) -> N
         for length in range(23 - start):
             assert np.array_equal(store.window(start, length), whole[start : start + length])
     starts = np.array([0, 6, 8, 9, 15])
-    out = np.empty((5, 6), np.int64)
-    store.gather(starts, out)
-    assert np.array_equal(out, starts[:, None] + np.arange(6))
+    assert np.array_equal(store.gather(starts, 6), starts[:, None] + np.arange(6))
     with pytest.raises(IndexError):
         store.window(20, 3)
+
+
+def test_a_shard_that_is_cut_short_while_it_is_read_is_named(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s", LENGTHS)
+    store.window(0, 22)
+    os.truncate(store.folder / "00000.bin", 8)
+    with pytest.raises(DataError, match=r"00000\.bin ends after 8 bytes instead of 16"):
+        store.window(2, 10)
+
+
+def test_no_more_files_stay_open_than_the_process_can_spare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (20, 20))
+    store = make_store(tmp_path / "s", [[3]] * 30)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for start in (*range(90), *range(90)):
+        assert store.window(start, 1) == start
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 5
+    del store
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_store_that_was_read_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s", LENGTHS)
+    store.window(0, 22)
+    assert np.array_equal(pickle.loads(pickle.dumps(store)).window(0, 22), np.arange(22))
 
 
 def test_16_bits_hold_small_vocabularies_and_32_the_others(tmp_path: Path) -> None:
