@@ -46,8 +46,9 @@ class Loader:
     adds segments and positions that keep documents apart. `packing` is either the plain stream,
     where each token but the first is the target of one window, or whole documents packed without
     cutting any that fits (`data.packing`), which always keeps them apart. A `Mixture` interleaves
-    several stores by weight. Of each source only `unique_tokens` are read, if given: a random
-    sample of its sequences, the same for every seed, and part of every larger sample.
+    several stores by weight. Only `unique_tokens` are read, if given, of each source its share of
+    them by weight, so that all of them come again together: a random sample of its sequences, the
+    same for every seed, and part of every larger sample.
     """
 
     def __init__(
@@ -83,7 +84,10 @@ class Loader:
             if self._per_window > 1:
                 raise DataError("unique_tokens has no order_length of its own", ("order_length",))
             self._sources = [
-                _Sample(source, unique_tokens, sequence_length) for source in self._sources
+                _Sample(source, part.name, round(unique_tokens * share), sequence_length)
+                for source, part, share in zip(
+                    self._sources, mixture.parts, mixture.shares, strict=True
+                )
             ]
         windows = [source.n_sequences // self._per_window for source in self._sources]
         self._orders = [
@@ -197,15 +201,16 @@ class _Windows:
 class _Sample:
     """A random part of a source, `tokens` of it rounded down to whole sequences."""
 
-    def __init__(self, source: _Source, tokens: int, sequence_length: int) -> None:
-        self.n_sequences = tokens // sequence_length
-        if not 1 <= self.n_sequences <= source.n_sequences:
-            most = source.n_sequences * sequence_length
+    def __init__(self, source: _Source, name: str, tokens: int, sequence_length: int) -> None:
+        self.n_sequences = min(tokens // sequence_length, source.n_sequences)
+        most = (source.n_sequences + 1) * sequence_length  # not all of the last one may be there
+        if not sequence_length <= tokens <= most:
             raise DataError(
-                f"given {tokens} unique tokens; allowed: {sequence_length} to {most}",
+                f"given {tokens} unique tokens of {name}; allowed: {sequence_length} to "
+                f"{most - sequence_length}",
                 ("unique_tokens",),
             )
-        self.tokens = self.n_sequences * sequence_length
+        self.tokens = round(source.tokens * self.n_sequences / source.n_sequences)
         self.fingerprint = source.fingerprint
         self._source = source
         self._pick = Permutation(source.n_sequences, key_of("sample", source.fingerprint))

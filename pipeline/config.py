@@ -78,8 +78,8 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _possible(self) -> Study:
-        if isinstance(self.grid, RepeatsGrid) and isinstance(self.corpus, MixtureConfig):
-            raise ValueError("grid.type: given 'repeats' with a mixture, allowed: one corpus")
+        if isinstance(self.grid, RepeatsGrid):
+            self.grid.check(self.corpus)
         for variant in self.variants.values():
             experts = expert_counts(variant.recipe)
             for settings in self.parallel.steps:

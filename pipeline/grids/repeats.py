@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
+from data.corpus import CorpusConfig, MixtureConfig
+from data.errors import DataError
 from pipeline.grids.base import Grid, Point, Proposal, Sized, around
 from pipeline.strict import Counts, Positive, Positives
 from pipeline.tables import short
@@ -14,7 +16,9 @@ class RepeatsGrid(Grid):
     """Every size of ``params`` on every number of ``unique_tokens`` for every number of ``epochs``.
 
     The unique tokens are a random sample of the corpus's sequences; a larger sample holds the
-    smaller ones. The fit is the data-constrained law (Muennighoff et al. 2023, 2305.16264).
+    smaller ones. Of a mixture, each part gives its share of them by weight, so that every part is
+    seen as often as the others. The fit is the data-constrained law (Muennighoff et al. 2023,
+    2305.16264).
     """
 
     type: Literal["repeats"]
@@ -29,6 +33,16 @@ class RepeatsGrid(Grid):
     def reach(self) -> tuple[float, float]:
         """Around the sizes."""
         return around(self.params)
+
+    def check(self, corpus: CorpusConfig | MixtureConfig) -> None:
+        """Raises DataError: a part of a mixture may not be seen as often as the others."""
+        most = max(self.epochs)
+        for number, part in enumerate(corpus.parts if isinstance(corpus, MixtureConfig) else []):
+            if part.max_epochs is not None and part.max_epochs < most:
+                raise DataError(
+                    f"given {part.max_epochs:g}, allowed: null, or {most:g} (grid.epochs) and more",
+                    ("corpus", "parts", number, "max_epochs"),
+                )
 
     def points(self, shapes: Sequence[Sized], proposals: Sequence[Proposal]) -> Iterator[Point]:
         """By size, unique tokens, epochs and seed."""

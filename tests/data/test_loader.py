@@ -143,5 +143,5 @@ def test_unique_tokens_are_a_random_sample_that_larger_ones_hold(store: TokenSto
     assert epoch(16 * 20, seed=3) != small
     whole = [tuple(row.tolist()) for row in store.window(0, 16 * 20).reshape(-1, 16)]
     assert len(set(small) & set(whole)) < 15
-    with pytest.raises(DataError, match="given 8 unique tokens; allowed: 16 to"):
+    with pytest.raises(DataError, match="given 8 unique tokens of all; allowed: 16 to"):
         Loader(store, 16, 1, seed=0, unique_tokens=8)

@@ -1,4 +1,5 @@
 import dataclasses
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,29 @@ def test_a_mixture_loads_by_weight_and_counts_epochs(mixture: Mixture) -> None:
     assert seen[1].unique_tokens == b.n_samples * 16
     assert sum(exposure.tokens for exposure in seen) == steps * 8 * 16
     assert sum(row in rows_of[1] for row in rows) == 2 * b.n_samples
+
+
+def test_unique_tokens_of_a_mixture_are_its_parts_by_weight_and_come_again_together(
+    mixture: Mixture,
+) -> None:
+    unique = 16 * 40
+    mixture = Mixture(tuple(dataclasses.replace(part, max_epochs=None) for part in mixture.parts))
+    loader = Loader(mixture, sequence_length=16, batch_size=8, seed=0, unique_tokens=unique)
+    assert loader.n_samples == 40
+    for step in (3, 5, 10, 15, 20):
+        seen = loader.exposures(step)
+        assert [exposure.epochs for exposure in seen] == pytest.approx([step / 5] * 2, abs=0.1)
+        assert loader.unique_tokens(step) == pytest.approx(min(step / 5, 1) * unique, abs=32)
+    rows = [tuple(row) for step in range(15) for row in loader.batch(step).tokens_BT.tolist()]
+    assert set(Counter(rows).values()) == {3}
+    smaller = Loader(mixture, 16, 8, seed=1, unique_tokens=16 * 16)
+    assert {
+        tuple(row) for step in range(2) for row in smaller.batch(step).tokens_BT.tolist()
+    } < set(rows)
+    with pytest.raises(DataError, match="given 12 unique tokens of b; allowed: 16 to"):
+        Loader(mixture, 16, 8, seed=0, unique_tokens=48)
+    whole = Loader(mixture, 16, 8, seed=0, unique_tokens=mixture.unique_tokens)
+    assert whole.n_samples * 16 == pytest.approx(mixture.unique_tokens, abs=48)
 
 
 def test_a_mixture_does_not_depend_on_the_ranks(mixture: Mixture) -> None:

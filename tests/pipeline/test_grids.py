@@ -131,6 +131,14 @@ def test_repeats_see_so_many_unique_tokens_and_give_the_data_constrained_law(tmp
     assert (study.folder / "fits" / "dense.data-constrained.json").is_file()
 
 
+def test_a_mixture_is_repeated_as_often_as_its_parts_allow():
+    parts = "corpus={{name: both, parts: [{{corpus: stdlib}}, {{corpus: stdlib, max_epochs: {}}}]}}"
+    study, plan = planned("repeats", parts.format(16))
+    assert max(run.labels["unique_tokens"] for run in plan.runs) == max(study.grid.unique_tokens)
+    with pytest.raises(ConfigError, match=r"corpus\.parts\.1\.max_epochs: given 2, allowed: null"):
+        example("repeats", parts.format(2))
+
+
 def test_experts_are_cut_finer_at_equal_compute_and_give_their_laws(tmp_path):
     study, plan = planned("experts", f"output={tmp_path}", "fit.resamples=100")
     assert {"dense", "moe-e4k1g1", "moe-e16k2g2"} <= set(study.variants)
