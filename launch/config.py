@@ -159,6 +159,9 @@ class ParallelConfig(Section):
         "values passed around",
         exclude_if=lambda given: given == "ulysses",
     )
+    pipeline_parallel: PositiveInt = Field(
+        1, description="1: not offered (launch/conflicts.py)", exclude_if=lambda given: given == 1
+    )
     threads: PositiveInt | None = Field(None, description="CPU threads per rank; null: its share")
     gpus_per_rank: NonNegativeFloat = 0.0
     step_timeout: PositiveFloat = Field(600.0, description="seconds until a silent rank is ended")
@@ -283,6 +286,7 @@ class RunConfig(Section):
                 sequence_parallel=parallel.sequence_parallel,
                 sequence_length=self.data.sequence_length,
                 is_relayed=self._check_slices(),
+                pipeline_parallel=parallel.pipeline_parallel,
             )
         )
         return self

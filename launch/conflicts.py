@@ -20,6 +20,7 @@ class Layout:
     sequence_parallel: int = 1
     sequence_length: int = 0
     is_relayed: bool = False
+    pipeline_parallel: int = 1
 
     @property
     def undivided(self) -> int:
@@ -55,6 +56,13 @@ RULES = (
         lambda it: it.expert_parallel > 1 and it.undivided > 0,
         "parallel.expert_parallel is {0.expert_parallel}; "
         "allowed: a divisor of the model's n_experts, which is {0.undivided}",
+    ),
+    Rule(
+        lambda it: it.pipeline_parallel > 1,
+        "parallel.pipeline_parallel is {0.pipeline_parallel}; allowed: 1, since DeepSpeed's "
+        "pipelines exclude ZeRO 2 and 3 and expert parallelism; models too large for a rank: "
+        "parallel.zero_stage 3 or parallel.expert_parallel, long sequences: "
+        "parallel.sequence_parallel",
     ),
     Rule(
         lambda it: it.ranks % it.sequence_parallel > 0,

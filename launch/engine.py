@@ -22,6 +22,9 @@ from launch.config import RunConfig
 from launch.ranks import Ranks
 from launch.zero_state import Share, ZeroState
 
+BUCKET = 500_000_000
+"""Gradients that DeepSpeed reduces at once, its own default."""
+
 
 def prepare(expert_parallel: int) -> Any:
     """Ready DeepSpeed in this process; give the expert-parallel group, if there is to be one.
@@ -60,7 +63,7 @@ class Engine:
             _mark_experts(optimizer, self._expert_parallel)
         alone = ranks.world == 1 and config.train.dtype == "fp32"
         self.stage = 0 if alone else config.parallel.zero_stage
-        settings = _settings(config, self.stage)
+        settings = _settings(config, self.stage, sum(param.numel() for param in shares))
         self._engine = _DeepSpeed(
             args=None,
             model=module,
@@ -184,19 +187,18 @@ def _buffers(module: nn.Module) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in module.named_buffers() if name in kept}
 
 
-def _settings(config: RunConfig, stage: int) -> dict[str, Any]:
+def _settings(config: RunConfig, stage: int, n_params: int) -> dict[str, Any]:
+    # DeepSpeed makes room for a bucket of gradients, however few there are, and reduces a full one
+    # in the midst of the backward pass, where ranks that share sequences wait for each other.
+    is_shared = config.parallel.sequence_parallel > 1
+    bucket = n_params if is_shared and stage == 1 else min(n_params, BUCKET)
     return {
         "train_batch_size": config.rank_micro_batch * config.accumulation * config.parallel.ranks,
         "train_micro_batch_size_per_gpu": config.rank_micro_batch,
         "gradient_accumulation_steps": config.accumulation,
         "gradient_clipping": (config.train.clip or 0.0) if stage else 0.0,
         "bf16": {"enabled": config.train.dtype == "bf16"},
-        # In one piece, gradients would be reduced in the midst of a backward pass, where ranks that
-        # hold slices of the same rows may wait for each other.
-        "zero_optimization": {
-            "stage": stage,
-            "contiguous_gradients": config.parallel.sequence_parallel == 1 or stage > 1,
-        }
+        "zero_optimization": {"stage": stage, "reduce_bucket_size": bucket}
         | ({"offload_optimizer": {"device": "cpu"}} if config.parallel.offload else {}),
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

@@ -144,15 +144,16 @@ class Run:
         batch = next(self.batches)
         [weight] = ranks.sum(float(batch.weights_BT.sum()))
         factor = schedule.factor(config.train.schedule, step, config.train.steps)
-        micro, nats, spike = config.rank_micro_batch, 0.0, None
+        micro, spike = config.rank_micro_batch, None
+        nats = torch.zeros((), dtype=torch.float64, device=ranks.device)
         skips, watch = config.train.spikes == "skip", self._log_due(step + 1)
         for first in range(0, len(batch.tokens_BT), micro):
             with self.forward:
                 losses = self.engine(*feed(batch, slice(first, first + micro), ranks.device))
             self.engine.backward(losses.objective(ranks.world * config.accumulation / weight))
-            nats += losses.nats.item()
+            nats += losses.nats
             if first + micro == len(batch.tokens_BT):
-                loss = ranks.sum(nats)[0] / weight
+                loss = ranks.sum(float(nats))[0] / weight
                 if not math.isfinite(loss):
                     raise DivergedError(f"the loss of step {step + 1} is {loss}")
                 spike = self.spikes.deviations(loss)

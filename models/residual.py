@@ -49,7 +49,9 @@ def _relayed(branch: Branch, x_BTD: Tensor, context: Context) -> Tensor:
     slices, place = context.slices, context.place
     assert slices is not None
     is_again = context.has(place)
-    context.state = state = dict(context.once(place, lambda: slices.receive(place, x_BTD)))
+    if not is_again:
+        x_BTD, received = slices.receive(place, x_BTD)
+    context.state = state = dict(context.once(place, lambda: received))
     y_BTD = branch(x_BTD, context)
     assert isinstance(y_BTD, Tensor)
     return slices.send(place, x_BTD, y_BTD, state, is_again)

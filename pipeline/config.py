@@ -93,6 +93,9 @@ class Study(Strict):
                         dtype=self.train.dtype,
                         optimizer="adamw",
                         experts=experts,
+                        sequence_parallel=settings.sequence_parallel,
+                        sequence_length=self.train.sequence_length,
+                        pipeline_parallel=settings.pipeline_parallel,
                     )
                 )
         return self

@@ -40,6 +40,7 @@ class Setup:
     ranks: int
     expert_parallel: int
     checkpointing: bool
+    sequence_parallel: int = 1
 
     @classmethod
     def of(cls, run: RunConfig) -> Setup:
@@ -52,6 +53,7 @@ class Setup:
             ranks=run.parallel.ranks,
             expert_parallel=run.parallel.expert_parallel,
             checkpointing=run.train.activation_checkpointing,
+            sequence_parallel=run.parallel.sequence_parallel,
         )
 
     def change(self, **values: Any) -> Setup:
@@ -85,7 +87,7 @@ def _rank_bytes(model: str, setup: Setup) -> int:
     return training_memory(
         ModelConfig.from_dict(json.loads(model)),
         batch_size=setup.sequences,
-        sequence_length=setup.sequence_length,
+        sequence_length=setup.sequence_length // setup.sequence_parallel,
         dtype=torch.bfloat16 if setup.dtype == "bf16" else torch.float32,
         zero=setup.zero_stage,
         world=setup.ranks,
@@ -166,6 +168,8 @@ def _is_possible(setup: Setup, experts: tuple[int, ...]) -> bool:
                 dtype=setup.dtype,
                 optimizer="adamw",
                 experts=experts,
+                sequence_parallel=setup.sequence_parallel,
+                sequence_length=setup.sequence_length,
             )
         )
     except ValueError:

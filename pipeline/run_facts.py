@@ -37,6 +37,7 @@ def params(config: RunConfig) -> dict[str, str]:
         "ranks": parallel.ranks,
         "zero_stage": parallel.zero_stage,
         "expert_parallel": parallel.expert_parallel,
+        "sequence_parallel": parallel.sequence_parallel,
         **config.labels,
     }
     return {key: _text(value) for key, value in facts.items()}

@@ -50,7 +50,7 @@ def _run(study: Study, tokens: Tokens, variant: Variant, point: Point) -> RunCon
     parallel = study.parallel.at(params)
     hyper = _hyperparameters(study, point, params)
     micro = settings.micro_batch
-    unit = parallel.ranks * (micro or 1)
+    unit = max(1, parallel.ranks // parallel.sequence_parallel) * (micro or 1)
     batch = max(1, round(hyper.batch_tokens / settings.sequence_length / unit)) * unit
     steps = max(1, round(point.tokens / (batch * settings.sequence_length)))
     unique = min(point.unique_tokens or tokens.unique, tokens.unique)
@@ -96,6 +96,8 @@ def _run(study: Study, tokens: Tokens, variant: Variant, point: Point) -> RunCon
             ranks=parallel.ranks,
             zero_stage=parallel.zero_stage,
             expert_parallel=_expert_parallel(parallel, shape),
+            sequence_parallel=parallel.sequence_parallel,
+            sequence_mode=parallel.sequence_mode,
             threads=1 if parallel.gpus_per_rank == 0 else None,
             gpus_per_rank=parallel.gpus_per_rank,
         ),

@@ -51,6 +51,7 @@ class Larger(Strict):
     ranks: Count | None = None
     zero_stage: Literal[0, 1, 2, 3] | None = None
     expert_parallel: Count | None = None
+    sequence_parallel: Count | None = None
     gpus_per_rank: Annotated[float, Field(ge=0)] | None = None
 
 
@@ -62,6 +63,13 @@ class ParallelSettings(Strict):
     expert_parallel: Count | None = Field(
         default=None, description="null: all ranks, for models with experts"
     )
+    sequence_parallel: Count = Field(
+        default=1, description="ranks that share each sequence, a slice of it each"
+    )
+    sequence_mode: Literal["ulysses", "ring"] = Field(
+        default="ulysses", description="attention's heads shared by them, or keys passed around"
+    )
+    pipeline_parallel: Count = Field(default=1, description="1: not offered")
     gpus_per_rank: Annotated[float, Field(ge=0)] = 0.0
     larger: list[Larger] = Field([], max_length=16)
 

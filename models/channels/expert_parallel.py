@@ -29,10 +29,10 @@ class ExpertParallel:
         theirs_RE = torch.empty_like(counts_E)
         dist.all_to_all_single(theirs_RE, counts_E, group=self.group)
         theirs_RE = theirs_RE.view(self.size, -1)  # from rank R, for each expert held here
-        sent = counts_E.view(self.size, -1).sum(1).tolist()
-        received = theirs_RE.sum(1).tolist()
+        totals = torch.stack([counts_E.view(self.size, -1).sum(1), theirs_RE.sum(1)])
+        sent, received = totals.tolist()  # the one time that the host waits for a GPU
         here_ND = _travel(rows_ND, sent, received, self.group)
-        order_N = _by_expert(theirs_RE)
+        order_N = _by_expert(theirs_RE, len(here_ND))
         done_ND = experts(here_ND[order_N], theirs_RE.sum(0))
         back_ND = torch.empty_like(done_ND).index_copy(0, order_N, done_ND)
         return _travel(back_ND, received, sent, self.group)
@@ -65,11 +65,12 @@ def _shard(branch: Moe, rank: int, size: int) -> None:
         setattr(branch, name, kept)
 
 
-def _by_expert(counts_RE: Tensor) -> Tensor:
+def _by_expert(counts_RE: Tensor, n_rows: int) -> Tensor:
     """Order that sorts rows, which come by (rank, expert), by expert."""
     n_ranks, n_experts = counts_RE.shape
     expert_N = torch.arange(n_experts, device=counts_RE.device).repeat(n_ranks)
-    return expert_N.repeat_interleave(counts_RE.flatten()).argsort(stable=True)
+    of_row_N = expert_N.repeat_interleave(counts_RE.flatten(), output_size=n_rows)
+    return of_row_N.argsort(stable=True)
 
 
 class _AllToAll(torch.autograd.Function):

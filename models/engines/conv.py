@@ -3,11 +3,16 @@ and what a convolution over all channels reads."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.engines.select import kernel
+
+ALIGNED = 8
+"""What causal_conv1d wants channels and strides to be multiples of."""
 
 
 def flops(length: int, n_taps: int, n_channels: int) -> int:
@@ -33,6 +38,18 @@ def naive(
     return torch.stack(rows, 1)
 
 
+def _by_kernel(
+    cuda: Any, x_BTI: Tensor, weight_IQ: Tensor, bias_I: Tensor | None, segments_BT: Tensor | None
+) -> Tensor:
+    """By causal_conv1d, which wants channels aligned: a part of a wider tensor is copied."""
+    steps = (*x_BTI.stride()[:2], x_BTI.storage_offset())
+    if x_BTI.stride(2) != 1 or any(step % ALIGNED for step in steps):
+        x_BTI = x_BTI.contiguous()
+    runs_BT = None if segments_BT is None else segments_BT.to(torch.int32)
+    y_BIT: Tensor = cuda.causal_conv1d_fn(x_BTI.transpose(1, 2), weight_IQ, bias_I, seq_idx=runs_BT)
+    return y_BIT.transpose(1, 2)
+
+
 def conv(
     x_BTI: Tensor,
     weight_IQ: Tensor,
@@ -45,10 +62,9 @@ def conv(
     too, which otherwise belong to none."""
     n_taps, length = weight_IQ.shape[1], x_BTI.shape[1]
     cuda = kernel("causal_conv1d") if x_BTI.is_cuda else None
-    if cuda is not None and before_BQI is None and 2 <= n_taps <= 4:
-        runs_BT = None if segments_BT is None else segments_BT.to(torch.int32)
-        y_BIT = cuda.causal_conv1d_fn(x_BTI.transpose(1, 2), weight_IQ, bias_I, seq_idx=runs_BT)
-        return y_BIT.transpose(1, 2)  # type: ignore[no-any-return]
+    fits = 2 <= n_taps <= 4 and x_BTI.shape[-1] % ALIGNED == 0
+    if cuda is not None and before_BQI is None and fits:
+        return _by_kernel(cuda, x_BTI, weight_IQ, bias_I, segments_BT)
     if before_BQI is None:
         padded = F.pad(x_BTI, (0, 0, n_taps - 1, 0))
     else:

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ALIGNED = 8
+"""What torch's kernel wants widths to be multiples of: 16 bytes."""
+
 
 def naive(x_NI: Tensor, weight_EIO: Tensor, counts_E: Tensor) -> Tensor:
     """One row at a time against its gathered matrix."""
@@ -17,7 +20,8 @@ def naive(x_NI: Tensor, weight_EIO: Tensor, counts_E: Tensor) -> Tensor:
 
 def grouped(x_NI: Tensor, weight_EIO: Tensor, counts_E: Tensor) -> Tensor:
     """`naive`: torch's grouped kernel for bfloat16 on CUDA, else one matmul per group."""
-    if x_NI.device.type == "cuda" and x_NI.dtype is torch.bfloat16:
+    is_aligned = all(width % ALIGNED == 0 for width in weight_EIO.shape[1:])
+    if x_NI.is_cuda and x_NI.dtype is torch.bfloat16 and is_aligned:
         offsets_E = counts_E.cumsum(0, dtype=torch.int32)
         result: Tensor = F.grouped_mm(x_NI, weight_EIO, offs=offsets_E)
         return result

@@ -43,7 +43,7 @@ def _find(package: str) -> tuple[ModuleType | None, str]:
         return None, "no CUDA device"
     try:
         return importlib.import_module(package), f"{package} is installed"
-    except ImportError as error:
+    except Exception as error:  # a broken extension, or one for another torch, raises anything
         return None, f"{package} cannot be imported: {error}"
 
 

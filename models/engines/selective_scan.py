@@ -19,6 +19,9 @@ from torch import Tensor
 
 from models.engines.select import kernel
 
+KERNEL_STATES = 256
+"""The most states that mamba_ssm's kernel takes."""
+
 
 def flops(length: int, n_channels: int, n_states: int) -> int:
     """Per state ΔA, (Δx)B, decay and sum, read-out (2); per channel Δx."""
@@ -191,6 +194,16 @@ def _hand_back(added: Tensor, across: Tensor, dlast: Tensor) -> tuple[Tensor, Te
     return end.flatten(0, 1), current
 
 
+def _by_kernel(
+    cuda: Any, x_BTI: Tensor, delta_BTI: Tensor, A_IS: Tensor, B_BTS: Tensor, C_BTS: Tensor
+) -> tuple[Tensor, Tensor]:
+    """By mamba_ssm, which wants A in float32 and all else in the type of x."""
+    inputs = (x_BTI, delta_BTI, B_BTS, C_BTS)
+    x, delta, B, C = (t.to(x_BTI.dtype).transpose(1, 2).contiguous() for t in inputs)
+    y, last = cuda.selective_scan_fn(x, delta, A_IS.float(), B, C, return_last_state=True)
+    return y.transpose(1, 2), last
+
+
 def scan(
     x_BTI: Tensor,
     delta_BTI: Tensor,
@@ -199,14 +212,14 @@ def scan(
     C_BTS: Tensor,
     starts_BT: Tensor | None = None,
     state_BIS: Tensor | None = None,
+    hands_on: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """`naive` by the fastest form for the device; computes in float32 at least."""
+    """`naive` by the fastest form for the device; computes in float32 at least. `hands_on`: the
+    last state is used, and so perhaps differentiated, which the CUDA kernel cannot do."""
     cuda = kernel("mamba_ssm.ops.selective_scan_interface") if x_BTI.is_cuda else None
-    if cuda is not None and starts_BT is None and state_BIS is None:
-        steps = (x_BTI, delta_BTI, B_BTS, C_BTS)
-        x, delta, B, C = (t.transpose(1, 2).contiguous() for t in steps)
-        y, last = cuda.selective_scan_fn(x, delta, A_IS, B, C, return_last_state=True)
-        return y.transpose(1, 2), last
+    is_plain = starts_BT is None and state_BIS is None and A_IS.shape[1] <= KERNEL_STATES
+    if cuda is not None and is_plain and not (hands_on and torch.is_grad_enabled()):
+        return _by_kernel(cuda, x_BTI, delta_BTI, A_IS, B_BTS, C_BTS)
     dtype = torch.promote_types(x_BTI.dtype, torch.float32)
     wide = [t.to(dtype) for t in (x_BTI, delta_BTI, A_IS, B_BTS, C_BTS)]
     y_BTI, last = chunked(wide[0], wide[1], wide[2], wide[3], wide[4], starts_BT, state_BIS)

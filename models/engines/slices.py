@@ -62,19 +62,20 @@ class Slices:
         result: Tensor = _Exchange.apply(x_BTHK, self, False)  # type: ignore[no-untyped-call]
         return result
 
-    def receive(self, place: Hashable, x_BTD: Tensor) -> State:
+    def receive(self, place: Hashable, x_BTD: Tensor) -> tuple[Tensor, State]:
         """The state that the slice before ended with at this place of the model; empty in the first
-        slice. `x_BTD` is what will be computed on, and says when the state's gradient is due."""
+        slice. Gives `x_BTD`, what will be computed on, through which the state's gradient goes
+        back even if there is none."""
         if self.rank == 0:
-            return {}
+            return x_BTD, {}
         key = (place, x_BTD.shape, x_BTD.dtype)
         if key not in self._known:
             told: list[Any] = [None]
             dist.recv_object_list(told, self.peer(-1), group=self.group)
             self._known[key] = told[0]
         layout = self._known[key]
-        received = _Receive.apply(x_BTD, self, layout)  # type: ignore[no-untyped-call]
-        return dict(zip((name for name, _, _ in layout), received, strict=True))
+        x_BTD, *received = _Receive.apply(x_BTD, self, layout)  # type: ignore[no-untyped-call]
+        return x_BTD, dict(zip((name for name, _, _ in layout), received, strict=True))
 
     def send(
         self, place: Hashable, x_BTD: Tensor, y_BTD: Tensor, state: State, is_again: bool
@@ -125,13 +126,13 @@ class _Receive(torch.autograd.Function):
         state = [x_BTD.new_empty(shape, dtype=dtype) for _, shape, dtype in layout]
         for tensor in state:
             dist.recv(tensor, slices.peer(-1), group=slices.group)
-        return tuple(state)
+        return x_BTD.view_as(x_BTD), *state
 
     @staticmethod
-    def backward(ctx: Any, *dstate: Tensor) -> Any:
+    def backward(ctx: Any, dx_BTD: Tensor, *dstate: Tensor) -> Any:
         for gradient in dstate:
             dist.send(gradient.contiguous(), ctx.slices.peer(-1), group=ctx.slices.group)
-        return None, None, None
+        return dx_BTD, None, None
 
 
 class _Send(torch.autograd.Function):

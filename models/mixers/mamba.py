@@ -76,7 +76,8 @@ class Mamba(Branch, name="mamba"):
         found = []
         for rows, select, dt in self._maps():
             held = None if before is None else before[:, rows]
-            found.append(self._scan(x_BTI[..., rows], rows, select, dt, context.starts_BT, held))
+            given = (context.starts_BT, held, state is not None)
+            found.append(self._scan(x_BTI[..., rows], rows, select, dt, *given))
         y_BTI, last = found[0]
         if len(found) > 1:
             y_BTI = torch.cat([y for y, _ in found], -1)
@@ -93,6 +94,7 @@ class Mamba(Branch, name="mamba"):
         dt: Linear,
         starts_BT: Tensor | None,
         before: Tensor | None,
+        hands_on: bool,
     ) -> tuple[Tensor, Tensor]:
         selected = torch.split(select(x_BTI), [self.dt_rank, self.n_states, self.n_states], -1)
         if self.inner_norm == "weighted":
@@ -107,6 +109,7 @@ class Mamba(Branch, name="mamba"):
             selected[2],
             starts_BT,
             before,
+            hands_on,
         )
 
     def mixing_flops(self, length: int) -> int:

@@ -49,6 +49,12 @@ def test_what_is_proposed_does_fit(run):
         )
 
 
+def test_ranks_that_share_sequences_hold_less_each(run):
+    own = Setup.of(run).change(ranks=2)
+    whole, half = (rank_bytes(run.model, own.change(sequence_parallel=n)) for n in (1, 2))
+    assert 0.4 * whole < half < whole
+
+
 def test_a_disk_without_room_for_the_checkpoints_is_refused(run, tmp_path, monkeypatch):
     needed = checkpoint_bytes([run] * 10)
     assert needed == 11 * 12 * run.cost.params.total
@@ -71,6 +77,10 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused(run, tmp_path, monke
         {"optimizer": "adafactor", "ranks": 2, "expert_parallel": 2, "zero_stage": 0, "experts": (4,)},
         {"gpus_per_rank": 2.0},
         {"gpus_per_rank": 0.5, "ranks": 2},
+        {"pipeline_parallel": 2, "ranks": 2},
+        {"sequence_parallel": 2, "ranks": 3},
+        {"sequence_parallel": 2, "ranks": 2, "sequence_length": 5},
+        {"sequence_parallel": 2, "ranks": 2, "zero_stage": 2, "is_relayed": True},
     ],
 )  # fmt: skip
 def test_every_conflict_says_what_was_given_and_what_is_allowed(layout):
