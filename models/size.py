@@ -1,4 +1,4 @@
-"""From a recipe and a number of parameters to a shape.
+"""From a recipe and a number of parameters, FLOPs per token, layers or a width to a shape.
 
 The rule: width is a multiple of a power of two that grows with it (8 up to width 127, 16 up to 255,
 128 from 1,024 up), so that kernels fit and a step is at most an eighth or so; depth is the recipe's
@@ -20,6 +20,8 @@ from models.errors import RecipeError
 from models.recipe import DepthSpec, ModelConfig, Recipe
 
 CONVENTIONS = ("total", "active", "non_embedding", "compute")
+FLOPS = "flops_per_token"
+"""Training FLOPs per token, which a shape can be looked for by as well."""
 
 
 def shapes(
@@ -44,23 +46,57 @@ def check(recipe: Recipe, vocab_size: int) -> None:
 
 
 def nearest(
-    recipe: Recipe, *, vocab_size: int, target: float, convention: str = "compute"
+    recipe: Recipe,
+    *,
+    vocab_size: int,
+    target: float,
+    convention: str = "compute",
+    sequence_length: int = 1,
 ) -> ModelConfig:
-    """The shape whose size is nearest to `target` by ratio; `error` says how near."""
+    """The shape whose size is nearest to `target` by ratio; `error` says how near. FLOPs per token
+    are those at `sequence_length`."""
+    check(recipe, vocab_size)
     known = [width for width in islice(widths(), 400) if _builds(recipe, width, vocab_size)]
 
-    def size(width: int) -> int:
-        return params_of(_rung(recipe, width, vocab_size)[0], convention)
+    def size(config: ModelConfig) -> float:
+        return size_of(config, convention, sequence_length)
 
-    above = bisect_left(known, target, key=size)
+    above = bisect_left(known, target, key=lambda w: size(_rung(recipe, w, vocab_size)[0]))
     around = known[max(0, above - 3) : above + 2]
     candidates = [config for width in around for config in _rung(recipe, width, vocab_size)]
-    return min(candidates, key=lambda c: abs(math.log(params_of(c, convention) / target)))
+    return min(candidates, key=lambda config: abs(math.log(size(config) / target)))
 
 
-def error(config: ModelConfig, target: float, convention: str = "compute") -> float:
+def with_width(recipe: Recipe, width: int, vocab_size: int) -> ModelConfig:
+    """A width at the depth that is nearest to the rule's; RecipeError if it cannot be built."""
+    rung = _rung(recipe, width, vocab_size)
+    return min(rung, key=lambda config: abs(config.n_layers - _ideal(recipe, width)))
+
+
+def with_depth(recipe: Recipe, n_layers: int, vocab_size: int) -> ModelConfig:
+    """A depth at the width of the rule whose own depth is nearest to it; RecipeError if the pattern
+    does not tile it."""
+    recipe.at(width=next(islice(widths(), 40, None)), n_layers=n_layers, vocab_size=vocab_size)
+    known = [width for width in islice(widths(), 400) if _builds(recipe, width, vocab_size)]
+    width = min(known, key=lambda width: abs(_ideal(recipe, width) - n_layers))
+    return recipe.at(width=width, n_layers=n_layers, vocab_size=vocab_size + recipe.task.special)
+
+
+def error(
+    config: ModelConfig, target: float, convention: str = "compute", sequence_length: int = 1
+) -> float:
     """Relative error of a shape's size against a target."""
-    return params_of(config, convention) / target - 1
+    return size_of(config, convention, sequence_length) / target - 1
+
+
+def size_of(config: ModelConfig, convention: str, sequence_length: int = 1) -> float:
+    """Parameters under one of `CONVENTIONS`, or `FLOPS`."""
+    if convention != FLOPS:
+        return params_of(config, convention)
+    from models.costs import cost
+
+    flops: float = cost(config, sequence_length).training_flops_per_token
+    return flops
 
 
 def params_of(config: ModelConfig, convention: str = "compute") -> int:
@@ -76,12 +112,17 @@ def params_of(config: ModelConfig, convention: str = "compute") -> int:
 def depths(recipe: Recipe, width: int) -> tuple[int, ...]:
     """Layers at a width by the recipe's rule, rounded both ways to periods of its pattern; those of
     the prefix come on top."""
-    assert isinstance(recipe.depth, DepthSpec)
-    period = len(recipe.layers)
-    periods = math.floor(recipe.depth.coefficient * width**recipe.depth.exponent / period)
-    first = len(recipe.first_layers)
+    period, first = len(recipe.layers), len(recipe.first_layers)
+    periods = math.floor((_ideal(recipe, width) - first) / period)
     rounded = (periods * period, (periods + 1) * period) if periods else (period,)
     return tuple(first + n for n in rounded)
+
+
+def _ideal(recipe: Recipe, width: int) -> float:
+    """The rule's number of layers, those of the prefix included."""
+    assert isinstance(recipe.depth, DepthSpec)
+    layers: float = recipe.depth.coefficient * width**recipe.depth.exponent
+    return len(recipe.first_layers) + layers
 
 
 def widths() -> Iterator[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,44 +14,94 @@ from pipeline.tables import gibibytes, new_table, short, titled
 from pipeline.yaml_file import find, read_yaml
 
 if TYPE_CHECKING:
-    from models import ModelConfig
+    from models import ModelConfig, Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a shape is found by: its width, its depth or both; or parameters in all, or training
+    FLOPs per token. What is not given follows the recipe's rule (``models.size``)."""
+
+    width: int | None = None
+    depth: int | None = None
+    params: float | None = None
+    flops_per_token: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name, value in asdict(self).items() if value is not None]
+        if given != ["width", "depth"] and len(given) != 1:
+            options = [f"--{name.replace('_', '-')}" for name in given] or ["nothing"]
+            allowed = "--width, --depth or both, --params, or --flops-per-token"
+            raise ConfigError([f"shape: given {' and '.join(options)}; allowed: {allowed}"])
 
 
 def cost_of(
     name: str,
     overrides: list[str] | None,
-    width: int,
-    depth: int,
+    wanted: Wanted,
     vocabulary: int,
     sequence_length: int | None = None,
     ranks: int | None = None,
+    sequence_parallel: int = 1,
 ) -> dict[str, Any]:
     """The exact cost of the recipe ``name`` at a shape, as JSON values.
 
     Raises:
-        ConfigError: the recipe is wrong, or makes no model of this shape.
+        ConfigError: the recipe is wrong, makes no model of this shape, or none that
+            ``sequence_parallel`` of the ranks can share the sequences of.
     """
-    from models import Recipe, RecipeError
+    from models import Recipe, RecipeError, slicing
 
     file = read_yaml(find(name, "models", Path.cwd(), "recipe"), overrides)
     try:
-        model = Recipe.from_dict(file.values).at(width=width, n_layers=depth, vocab_size=vocabulary)
-        sequence_length = sequence_length or _readable(model)
+        read = Recipe.from_dict(file.values)
+        sequence_length = sequence_length or _readable(read)
+        model, asked = _shaped(read, wanted, vocabulary, sequence_length)
         model.check_length(sequence_length)
+        if sequence_parallel > 1:
+            slicing.check(model, sequence_parallel, "ulysses")
     except RecipeError as error:
         raise ConfigError([f"{file.where(error.key)}: {error}"]) from None
+    for what, whole in (("--ranks", ranks or 1), ("--sequence-length", sequence_length)):
+        if whole % sequence_parallel:
+            allowed = f"allowed: a divisor of {what}, which is {whole}"
+            raise ConfigError([f"--sequence-parallel: given {sequence_parallel}; {allowed}"])
     from models import cost  # and torch, seconds after a fault would have been told
 
-    shape = {"recipe": file.path.stem, "width": width, "n_layers": depth, "vocab_size": vocabulary}
-    found = shape | cost(model, sequence_length).to_dict()
-    return found | (_memory(model, sequence_length, ranks) if ranks else {})
+    shape = {"width": model.width, "n_layers": model.n_layers, "vocab_size": model.vocab_size}
+    found = {"recipe": file.path.stem} | shape | asked | cost(model, sequence_length).to_dict()
+    return found | (_memory(model, sequence_length // sequence_parallel, ranks) if ranks else {})
 
 
-def _readable(model: ModelConfig) -> int:
+def _shaped(
+    recipe: Recipe, wanted: Wanted, vocabulary: int, sequence_length: int
+) -> tuple[ModelConfig, dict[str, Any]]:
+    """The shape, and how near it comes to the size that was asked for, if one was."""
+    from models import size
+
+    if wanted.width is not None and wanted.depth is not None:
+        shape = {"width": wanted.width, "n_layers": wanted.depth}
+        return recipe.at(**shape, vocab_size=vocabulary), {}
+    text = vocabulary - recipe.task.special  # to which the ladder adds the objective's own ids
+    if wanted.width is not None:
+        return size.with_width(recipe, wanted.width, text), {}
+    if wanted.depth is not None:
+        return size.with_depth(recipe, wanted.depth, text), {}
+    kind, target = (
+        ("total", wanted.params) if wanted.params else (size.FLOPS, wanted.flops_per_token)
+    )
+    assert target is not None
+    given = {"convention": kind, "sequence_length": sequence_length}
+    model = size.nearest(recipe, vocab_size=text, target=target, **given)  # type: ignore[arg-type]
+    error = size.error(model, target, **given)  # type: ignore[arg-type]
+    return model, {"asked": {"of": kind, "target": target, "error": error}}
+
+
+def _readable(recipe: Recipe) -> int:
     """4,096 tokens, or half as many until the recipe's positions and sentinels are enough."""
-    from models import RecipeError
+    from models import ModelConfig, RecipeError
 
-    length = 4096
+    length, model = 4096, ModelConfig(recipe=recipe, width=1, n_layers=1, vocab_size=1)
     while length > 1:
         try:
             model.check_length(length)
@@ -63,7 +113,8 @@ def _readable(model: ModelConfig) -> int:
 
 
 def _memory(model: ModelConfig, sequence_length: int, ranks: int) -> dict[str, Any]:
-    """Bytes of training one bf16 sequence a rank at each ZeRO stage, and of state in decoding."""
+    """Bytes of training so much of one bf16 sequence a rank at each ZeRO stage, and of state in
+    decoding."""
     import torch
 
     from models.memory import decoding_state, training_memory
@@ -107,9 +158,15 @@ def cost_table(found: dict[str, Any]) -> Group:
         f"{found['recipe']}: {found['width']} wide, {found['n_layers']} layers, vocabulary "
         f"{found['vocab_size']:,}, sequences of {found['sequence_length']:,}"
     )
-    return titled(
-        title, table, "bytes: bf16, AdamW, one sequence a rank; FLOPs: exact for the mask"
-    )
+    notes = ["bytes: bf16, AdamW, one sequence a rank; FLOPs: exact for the mask"]
+    if "asked" in found:
+        asked = found["asked"]
+        what = "parameters" if asked["of"] == "total" else "training FLOPs per token"
+        notes.append(
+            f"nearest of the rule's shapes to {short(asked['target'])} {what}: "
+            f"{asked['error']:+.1%}"
+        )
+    return titled(title, table, *notes)
 
 
 def _add_memory(table: Table, found: dict[str, Any]) -> None:

@@ -16,8 +16,24 @@ def cost(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A recipe's file, or a name in configs/models.")
     ],
-    width: Annotated[int, typer.Option("--width", min=1, help="Model width.")],
-    depth: Annotated[int, typer.Option("--depth", min=1, help="Layers.")],
+    width: Annotated[
+        int | None,
+        typer.Option("--width", min=1, help="Model width; alone, at the depth of the rule."),
+    ] = None,
+    depth: Annotated[
+        int | None,
+        typer.Option("--depth", min=1, help="Layers; alone, at the width of the rule."),
+    ] = None,
+    params: Annotated[
+        float | None,
+        typer.Option("--params", min=1, help="Parameters in all, for the rule's nearest shape."),
+    ] = None,
+    flops_per_token: Annotated[
+        float | None,
+        typer.Option(
+            "--flops-per-token", min=1, help="Training FLOPs, for the rule's nearest shape."
+        ),
+    ] = None,
     sequence_length: Annotated[
         int | None,
         typer.Option(
@@ -31,6 +47,12 @@ def cost(
         int | None,
         typer.Option("--ranks", min=1, help="Also the memory of a rank among so many, by ZeRO."),
     ] = None,
+    sequence_parallel: Annotated[
+        int,
+        typer.Option(
+            "--sequence-parallel", min=1, help="Of those ranks, so many share a sequence."
+        ),
+    ] = 1,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Such as branches.attention.n_kv_heads=8."),
@@ -38,10 +60,12 @@ def cost(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Exact parameters, FLOPs and memory of a recipe at a shape; no weight is allocated."""
-    from pipeline.costing import cost_of, cost_table
+    """Exact parameters, FLOPs and memory of a recipe at a shape or size; no weight is allocated."""
+    from pipeline.costing import Wanted, cost_of, cost_table
 
-    found = cost_of(recipe, overrides, width, depth, vocabulary, sequence_length, ranks)
+    wanted = Wanted(width=width, depth=depth, params=params, flops_per_token=flops_per_token)
+    shape = (wanted, vocabulary, sequence_length)
+    found = cost_of(recipe, overrides, *shape, ranks, sequence_parallel)
     if as_json:
         print_json(found)
     else:

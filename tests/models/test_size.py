@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from models import RecipeError
-from models.size import error, nearest, params_of, shapes
+from models.size import (
+    FLOPS,
+    depths,
+    error,
+    nearest,
+    params_of,
+    shapes,
+    size_of,
+    with_depth,
+    with_width,
+)
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral", "hybrid"])
@@ -32,6 +43,28 @@ def test_nearest_is_the_nearest_of_the_ladder(zoo: Any) -> None:
 def test_billions_of_parameters_are_sized_without_allocating(zoo: Any) -> None:
     config = nearest(zoo.recipe_of("llama"), vocab_size=32000, target=70e9, convention="total")
     assert abs(error(config, 70e9, "total")) < 0.05
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral", "bert"])
+def test_flops_per_token_lead_to_a_shape_as_well(zoo: Any, name: str) -> None:
+    recipe = zoo.recipe_of(name)
+    options: dict[str, Any] = {"convention": FLOPS, "sequence_length": 256}
+    found = nearest(recipe, vocab_size=1024, target=1e8, **options)
+    assert abs(error(found, 1e8, FLOPS, 256)) < 0.2
+    ladder = shapes(recipe, vocab_size=1024, low=1e5, high=1e8)
+    best = min(abs(math.log(size_of(config, FLOPS, 256) / 1e8)) for config in ladder)
+    assert abs(math.log(size_of(found, FLOPS, 256) / 1e8)) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("name", ["llama", "jamba", "deepseek_v2"])
+def test_a_width_and_a_depth_lead_to_shapes_of_the_rule(zoo: Any, name: str) -> None:
+    recipe = zoo.recipe_of(name)
+    wide = with_width(recipe, 4096, 1024)
+    assert wide.n_layers in depths(recipe, 4096)
+    deep = with_depth(recipe, wide.n_layers, 1024)
+    assert deep.n_layers == wide.n_layers
+    assert deep.n_layers in depths(recipe, deep.width)
+    assert 0.8 < deep.width / 4096 < 1.25
 
 
 def test_unknown_convention(zoo: Any) -> None:

@@ -93,6 +93,17 @@ def test_cost_is_exact_and_takes_overrides(run):
     assert found["training_flops_per_token"] == 3 * found["flops_per_token"]["total"]
 
 
+def test_a_size_is_the_nearest_shape_of_the_rule(run):
+    code, out, _ = run("cost", "llama", "--params", "7e6", "--vocabulary", "1024", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["params"]["total"] == pytest.approx(7e6 * (1 + found["asked"]["error"]))
+    assert abs(found["asked"]["error"]) < 0.2
+    code, _, err = run("cost", "llama", "--params", "7e6", "--width", "64")
+    assert code == 2
+    assert "given --width and --params; allowed: --width, --depth or both" in err
+
+
 def test_cost_of_a_shape_that_cannot_be_is_refused_with_its_place(run):
     code, _, err = run(
         "cost", "llama", "branches.attention.n_heads=3", "--width", "64", "--depth", "4"
