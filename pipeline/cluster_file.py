@@ -19,6 +19,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pipeline.config import Study
 from pipeline.errors import ConfigError, nearest
 from pipeline.faults import describe
+from pipeline.gpus import gpu
 from pipeline.store import Uri
 from pipeline.strict import Count, Positive, Strict
 from pipeline.yaml_file import find, read_yaml
@@ -75,6 +76,11 @@ def _time(given: str) -> str:
     return given
 
 
+def _gpu(given: str) -> str:
+    gpu(given)
+    return given
+
+
 def _short(given: str) -> str:
     if len(given) > SCRATCH_LETTERS:
         raise ValueError(
@@ -112,12 +118,14 @@ class Nodes(Strict):
 
     ``shared`` is the folder that all nodes see by one name: studies live there. ``scratch`` is each
     node's own, for Ray's session and temporary files. ``python`` is one that has this project's
-    requirements: a job brings the project's code, and installs nothing.
+    requirements: a job brings the project's code, and installs nothing. ``gpu`` names the GPUs or
+    their memory, which plans are held against (``pipeline.gpus``).
     """
 
     nodes: Count
     cpus_per_node: Count
     gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    gpu: Annotated[str, AfterValidator(_gpu)] | None = None
     shared: Folder
     scratch: Folder | None = None
     mlflow: Uri | None = None

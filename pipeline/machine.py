@@ -13,6 +13,7 @@ import psutil
 from pipeline.cluster_file import Cluster
 from pipeline.config import Study
 from pipeline.errors import StudyError
+from pipeline.gpus import Gpu, gpu
 
 JOIN_SECONDS = 120.0
 LOOK_SECONDS = 60.0
@@ -22,7 +23,8 @@ class Machine:
     """Slots, and the Ray cluster they are on.
 
     Without ``cluster`` Ray is this process's own, and started when something first needs it. With
-    one, this process runs on one of its nodes: as the job that `isoflop submit` made, say.
+    one, this process runs on one of its nodes: as the job that `isoflop submit` made, say. One that
+    is only ``planned`` for is known by its file, and Ray is this machine's.
     """
 
     def __init__(
@@ -31,19 +33,28 @@ class Machine:
         slots: int | None,
         cluster: Cluster | None = None,
         say: Callable[[str], None] = print,
+        planned: bool = False,
     ):
         self.cluster = cluster
         self._is_up = False
         per_rank = study.parallel.gpus_per_rank
-        cores, gpus = self._join(cluster, say) if cluster else _here(per_rank)
+        if cluster and planned:
+            cores, gpus = (
+                cluster.nodes * n for n in (cluster.cpus_per_node, cluster.gpus_per_node)
+            )
+        else:
+            cores, gpus = self._join(cluster, say) if cluster else _here(per_rank)
         if per_rank and not gpus:
             raise StudyError(
                 f"parallel.gpus_per_rank: given {per_rank}, allowed: 0 as there is no GPU"
             )
         self.slots = slots or (int(gpus / per_rank) if per_rank else cores)
         self._cpus, self._gpus = max(self.slots, cores), gpus
+        if cluster and planned:
+            self._cpus, self._gpus = len(os.sched_getaffinity(0)), 0
         self._kind = "GPU" if per_rank else "CPU"
-        self._fixed = None if cluster and not slots else self.slots * (per_rank or 1)
+        is_elastic = cluster and not (slots or planned)
+        self._fixed = None if is_elastic else self.slots * (per_rank or 1)
         widest = max(study.parallel.steps, key=lambda step: step.ranks * (step.gpus_per_rank or 1))
         if widest.ranks * (widest.gpus_per_rank or 1) > self.slots * (per_rank or 1):
             place = "cluster" if cluster else "machine"
@@ -61,14 +72,21 @@ class Machine:
         return cluster.resources().get(self._kind, 0.0)
 
     @property
-    def device_bytes(self) -> float:
-        """Memory of a GPU, or a core's share of it; infinite where there is none here to ask."""
-        if self._kind == "GPU":
-            import torch
+    def gpu(self) -> Gpu | None:
+        """What the cluster's file says of its GPUs."""
+        return gpu(self.cluster.gpu) if self.cluster and self.cluster.gpu else None
 
-            here = torch.cuda.is_available()
-            return float(torch.cuda.get_device_properties(0).total_memory) if here else math.inf
-        return float(psutil.virtual_memory().total) / len(os.sched_getaffinity(0))
+    @property
+    def device_bytes(self) -> float:
+        """Memory of a GPU, or a core's share of this machine's; infinite where nothing tells it."""
+        if self._kind == "CPU":
+            return float(psutil.virtual_memory().total) / len(os.sched_getaffinity(0))
+        if self.gpu:
+            return self.gpu.memory
+        import torch
+
+        here = torch.cuda.is_available()
+        return float(torch.cuda.get_device_properties(0).total_memory) if here else math.inf
 
     def start(self) -> None:
         """Bring Ray up, once."""

@@ -3,6 +3,7 @@
 A short probe trains a few planned shapes of each architecture, from the smallest step to the
 largest, as many at once as will run together, since busy cores slow each other down; the other
 runs' steps are interpolated between them by their FLOPs. What finished runs took counts as well.
+Where runs want GPUs and this machine has none, a share of the GPU's peak is all there is to go by.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -21,12 +23,19 @@ import numpy as np
 from launch.config import RunConfig
 from pipeline.atomic import write_text
 from pipeline.config import Study, fingerprint
+from pipeline.gpus import SHARE_OF_PEAK, UNKNOWN_FLOPS, Gpu
 from pipeline.plan import Plan
-from pipeline.runs import own_steps, run_flops, run_folder
+from pipeline.runs import own_steps, run_flops, run_folder, width
 from pipeline.tail import read_tail
 
 PROBES = 4
 PROBE_SECONDS = 0.5
+START_SECONDS = 10.0
+"""Until the first workers have started and imported what training needs."""
+HANDOVER_SECONDS = 0.5
+"""From one run's last step to the next one's first, its model built; measured on two cores."""
+FORWARD = 1 / 3
+"""Of the time of a training step that its forward pass takes, which is all of an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -46,26 +55,58 @@ class Pace:
         return cls(sizes, [float(np.mean(by_flops[size])) for size in sizes])
 
     def seconds_of(self, run: RunConfig) -> float:
-        """Expected training seconds of ``run``; beyond the largest measured step, by its FLOPs."""
+        """Expected seconds that ``run`` holds its slot: its steps, evaluations and hand-over;
+        beyond the largest measured step, by its FLOPs."""
         flops = _step_flops(run)
-        step = float(np.interp(flops, self.flops, self.seconds))
-        return own_steps(run) * step * max(flops / self.flops[-1], 1.0)
+        step = float(np.interp(flops, self.flops, self.seconds)) * max(flops / self.flops[-1], 1.0)
+        return (own_steps(run) + FORWARD * _evaluated_steps(run)) * step + HANDOVER_SECONDS
 
 
-def expected_seconds(study: Study, plan: Plan, slots: int) -> dict[str, float]:
-    """Expected training seconds of every run by fingerprint; probes are kept and not repeated."""
-    cache = study.folder / "preflight.json"
-    known, groups = _cached(cache), _by_architecture(plan.runs)
+def can_measure(plan: Plan) -> bool:
+    """Whether this machine has what the runs train on."""
+    if not any(run.parallel.gpus_per_rank for run in plan.runs):
+        return True
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def basis(plan: Plan) -> str:
+    """What the expected seconds rest on, in words."""
+    if can_measure(plan):
+        return "from a short measurement of this machine, evaluations and hand-overs included"
+    return (
+        f"not measured, as this machine has no GPU: at {SHARE_OF_PEAK:.0%} of the peak of the "
+        f"cluster's `gpu`, or {UNKNOWN_FLOPS:.0e} FLOP/s where its file names none known"
+    )
+
+
+def expected_seconds(
+    study: Study, plan: Plan, slots: int, gpu: Gpu | None = None
+) -> dict[str, float]:
+    """Expected seconds of every run by fingerprint; probes are kept and not repeated.
+
+    ``gpu`` is what runs train on where this machine cannot tell.
+    """
+    path = study.folder / "preflight.json"
+    known, groups = _cached(path), _by_architecture(plan.runs)
     measured = {name: _finished(study, runs) for name, runs in groups.items()}
     probes = {
         name: {_key(run, slots): run for run in _spread(runs)}
         for name, runs in groups.items()
         if len(measured[name]) < PROBES
     }
+    if not can_measure(plan):
+        rate = SHARE_OF_PEAK * gpu.peak_flops if gpu else UNKNOWN_FLOPS
+        for name, some in probes.items():
+            measured[name] += [
+                (_step_flops(run), _step_flops(run) / (rate * width(run))) for run in some.values()
+            ]
+        probes = {}
     missing = {k: run for some in probes.values() for k, run in some.items() if k not in known}
     if missing:
         known |= _measure(missing, slots)
-        write_text(cache, json.dumps(known, indent=1) + "\n")
+        write_text(path, json.dumps(known, indent=1) + "\n")
     for name, some in probes.items():
         measured[name] += [(_step_flops(run), known[key]) for key, run in some.items()]
     paces = {name: Pace.of(found) for name, found in measured.items()}
@@ -74,6 +115,21 @@ def expected_seconds(study: Study, plan: Plan, slots: int) -> dict[str, float]:
         for name, runs in groups.items()
         for run in runs
     }
+
+
+def _evaluated_steps(run: RunConfig) -> float:
+    """Steps that would take as many tokens as the run's own evaluations do."""
+    train, count = run.train, run.train.evaluations
+    begun = train.trunk.step if train.trunk else 0
+    own = sum(train.steps * (mark + 1) // count > begun for mark in range(count))
+    return own * (run.data.eval_tokens or _tokens_of(run.data.heldout)) / run.tokens_per_step
+
+
+@cache
+def _tokens_of(folder: Path) -> int:
+    from data.mixture import Mixture
+
+    return sum(part.store.n_tokens for part in Mixture.open(folder).parts)
 
 
 def _finished(study: Study, runs: Sequence[RunConfig]) -> list[tuple[float, float]]:
@@ -86,9 +142,9 @@ def _finished(study: Study, runs: Sequence[RunConfig]) -> list[tuple[float, floa
     ]
 
 
-def _cached(cache: Path) -> dict[str, float]:
+def _cached(path: Path) -> dict[str, float]:
     try:
-        return {str(key): float(value) for key, value in json.loads(cache.read_text()).items()}
+        return {str(key): float(value) for key, value in json.loads(path.read_text()).items()}
     except (OSError, ValueError, TypeError):
         return {}
 
@@ -128,7 +184,8 @@ def _spread(runs: list[RunConfig]) -> list[RunConfig]:
 
 
 def _probe(run: RunConfig) -> float:
-    """Median seconds of a training step of ``run``'s model on its share of the machine."""
+    """Median seconds of a training step of ``run``'s model on its share of the machine; of whole
+    sequences, of which ranks that share them do equal parts."""
     import torch
 
     from launch.device import keep_pages
@@ -154,4 +211,4 @@ def _probe(run: RunConfig) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begin)
-    return sorted(times[1:])[len(times[1:]) // 2]
+    return sorted(times[1:])[len(times[1:]) // 2] / run.parallel.sequence_parallel

@@ -67,7 +67,7 @@ def preflight(ready: Ready, source: str) -> Group:
         table,
         f"N: parameters ({plan.runs[0].labels['convention']}); D: tokens, of "
         f"{short(plan.tokens.unique)} unique; FLOPs: of training, exact",
-        "est.: of one slot each, from a short measurement of this machine",
+        f"est.: of one slot each, {ready.basis}",
         *_needs(ready),
         f"learning rate, batch, warm-up: {source}",
     )

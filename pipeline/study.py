@@ -25,7 +25,7 @@ from pipeline.package import keep
 from pipeline.packing import makespan
 from pipeline.plan import Plan, Tokens, as_dict
 from pipeline.planner import make_plan
-from pipeline.preflight import expected_seconds
+from pipeline.preflight import START_SECONDS, basis, expected_seconds
 from pipeline.progress import Task, task
 from pipeline.proposals import read_proposals, write_proposals
 from pipeline.publish import publish, send
@@ -45,7 +45,7 @@ class Ready:
     ``seconds`` are those of each run by fingerprint, ``wall`` of all that is ``left``; ``memory``
     is the most that a rank holds and ``disk`` what the checkpoints will take, in bytes;
     ``sources`` what the longest run sees of each part of a mixture; ``price`` is of a device for an
-    hour.
+    hour; ``basis`` tells what the seconds rest on.
     """
 
     plan: Plan
@@ -57,6 +57,7 @@ class Ready:
     disk: float
     sources: tuple[Exposure, ...] = ()
     price: float | None = None
+    basis: str = ""
 
     @property
     def device_hours(self) -> float:
@@ -118,10 +119,17 @@ def run_study(
 
 
 def preflight(
-    study: Study, console: Console, slots: int | None = None, price: float | None = None
+    study: Study,
+    console: Console,
+    slots: int | None = None,
+    price: float | None = None,
+    cluster: Cluster | None = None,
 ) -> Ready:
-    """Prepare the tokens, plan, measure and show; train nothing."""
-    with leading(study.folder), Machine(study, slots) as machine:
+    """Prepare the tokens, plan, measure and show; train nothing.
+
+    With ``cluster`` the plan is held against what its file says, and it is not joined.
+    """
+    with leading(study.folder), Machine(study, slots, cluster, planned=True) as machine:
         return _preflight(study, console, machine, price)
 
 
@@ -155,13 +163,14 @@ def _preflight(
         check_disk(study.folder, disk)
         plan.write(study.folder / "plan.json")
         work.update(0.2, "measuring this machine")
-        seconds = expected_seconds(study, plan, machine.slots)
+        seconds = expected_seconds(study, plan, machine.slots, machine.gpu)
         work.update(1, f"{len(plan.runs)} runs, {plan.flops:.3g} training FLOPs")
     for job in pending:
         job.expected = seconds[job.run.fingerprint()]
     devices = machine.devices()
-    wall = makespan(pending, devices)
-    ready = Ready(plan, devices, seconds, pending, wall, memory, disk, exposures(plan), price)
+    wall = makespan(pending, devices) + (START_SECONDS if pending else 0.0)
+    sources, told = exposures(plan), basis(plan)
+    ready = Ready(plan, devices, seconds, pending, wall, memory, disk, sources, price, told)
     console.print(show.preflight(ready, source(study.rule)))
     for line in show.skipped(plan):
         console.print(line, markup=False)

@@ -85,16 +85,21 @@ def plan(
     price: Annotated[
         float | None, typer.Option("--price", min=0, help="Money for a slot (a GPU) and an hour.")
     ] = None,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", "-c", help="Plan for what this cluster's file has.")
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """The preflight alone: runs, tokens, FLOPs, memory, disk, time and money. Trains nothing."""
+    from pipeline.cluster_file import load_cluster
     from pipeline.config import load_study
 
     loaded = load_study(study, overrides, check=True)
+    planned = load_cluster(cluster) if cluster else None
     from pipeline.study import preflight
 
-    ready = preflight(loaded, console(as_json), slots, price)
+    ready = preflight(loaded, console(as_json), slots, price, planned)
     if as_json:
         print_json(ready.to_dict())
 
