@@ -208,9 +208,11 @@ def _check_sizes(study: Study, recipe: dict[str, Any]) -> None:
 
     low, high = study.grid.reach
     vocab_size, convention = study.tokenizer.vocab_size or 1024, study.grid.convention
-    shapes(
+    found = shapes(
         Recipe.from_dict(recipe), vocab_size=vocab_size, low=low, high=high, convention=convention
     )
+    for model in found[:1]:  # the length that they can read is the same for all
+        model.check_length(study.train.sequence_length)
 
 
 class _Resolver:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Flops = Annotated[float, Field(gt=0, le=1e27)]
+"""Twice the largest training that is known of (2025); more is a slip of the keys."""
 Counts = Annotated[list[Count], Field(min_length=1, max_length=64)]
 Positives = Annotated[list[Positive], Field(min_length=1, max_length=64)]
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from pipeline.grids.base import Point, Proposal, Sized
 from pipeline.grids.isoflop import BudgetGrid
-from pipeline.strict import Count, Positive
+from pipeline.strict import Count, Flops, Positive
 
 
 class AdaptiveGrid(BudgetGrid):
@@ -23,12 +23,12 @@ class AdaptiveGrid(BudgetGrid):
 
     type: Literal["adaptive"]
     target: Literal["params", "tokens", "loss"] = "params"
-    at: Positive
+    at: Flops
     interval: Annotated[float, Field(gt=1)] = 1.5
     round: Count = 4
     spend: Positive | None = None
     hours: Positive | None = None
-    up_to: Positive | None = None
+    up_to: Flops | None = None
 
     @property
     def largest(self) -> float:

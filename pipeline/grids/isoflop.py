@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.grids.base import REACH, Grid, Point, Proposal, Sized
-from pipeline.strict import Positive, Positives
+from pipeline.strict import Flops, Positive
 from pipeline.tables import short
 
 
@@ -19,7 +19,7 @@ class BudgetGrid(Grid):
     The optimum is expected where tokens / parameters = ``tokens_per_parameter``.
     """
 
-    budgets: Positives
+    budgets: Annotated[list[Flops], Field(min_length=1, max_length=64)]
     sizes: Annotated[int, Field(ge=1, le=64)] = 5
     spread: Annotated[float, Field(gt=1, le=1000)] = 3.0
     tokens_per_parameter: Positive = 20.0
