@@ -43,6 +43,12 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def value(tensor: torch.Tensor) -> float:
+    """A number, once the device has it. With NCCL it is here that a rank waits for others, which
+    `launch.watchdog` knows."""
+    return float(tensor)
+
+
 class Stopwatch:
     """Seconds of what runs inside `with`, on the device's own clock: a GPU is not waited for."""
 

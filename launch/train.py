@@ -153,7 +153,7 @@ class Run:
             self.engine.backward(losses.objective(ranks.world * config.accumulation / weight))
             nats += losses.nats
             if first + micro == len(batch.tokens_BT):
-                loss = ranks.sum(float(nats))[0] / weight
+                loss = ranks.sum(device.value(nats))[0] / weight
                 if not math.isfinite(loss):
                     raise DivergedError(f"the loss of step {step + 1} is {loss}")
                 spike = self.spikes.deviations(loss)
@@ -162,9 +162,8 @@ class Run:
         self.objective.model.rebalance(losses.reported)
         self.train_seconds += time.perf_counter() - start
         rate = config.train.optimizer.learning_rate * factor
-        engine = self.engine
-        norm, norms = engine.grad_norm, engine.grad_norms
-        return Step(step + 1, loss, rate, norm, norms, losses.reported, self.train_seconds, spike)
+        norms = self.engine.grad_norm, self.engine.grad_norms
+        return Step(step + 1, loss, rate, *norms, losses.reported, self.train_seconds, spike)
 
     @torch.no_grad()
     def _evaluate(self, step: int) -> None:
@@ -185,10 +184,9 @@ class Run:
 
     def _checkpoint_due(self, step: int) -> bool:
         settings = self.config.train
-        if step in settings.checkpoint_at:
-            return True
         every, last = settings.checkpoint_every, step == settings.steps
-        return every is not None and step > 0 and (step % every == 0 or last)
+        is_due = every is not None and step > 0 and (step % every == 0 or last)
+        return is_due or step in settings.checkpoint_at
 
     def _checkpoint(self, step: int) -> None:
         """Begin one; the loop goes on while it is written."""

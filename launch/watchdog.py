@@ -13,7 +13,7 @@ from typing import Self
 EXIT_CODE = 70
 START_SECONDS = 300.0
 """Imports, kernels compiled and a checkpoint read and verified come before the first step."""
-WAITING = ("torch/distributed/", "deepspeed/comm/")
+WAITING = ("torch/distributed/", "deepspeed/comm/", "launch/device.py")
 """A rank whose stack ends in one of these waits for another: it is not the one that hangs."""
 
 

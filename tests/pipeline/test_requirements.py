@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from launch.conflicts import RULES, Layout, refuse_conflicts
-from pipeline.errors import StudyError
+from pipeline.costing import Wanted, cost_of
+from pipeline.errors import ConfigError, StudyError
 from pipeline.planner import make_plan
 from pipeline.requirements import (
     OVERHEAD,
@@ -105,3 +106,18 @@ def test_larger_runs_take_other_settings():
     found = [made.parallel.at(size) for size in (1e5, 1e7, 1e9)]
     assert [settings.ranks for settings in found] == [1, 2, 8]
     assert [settings.zero_stage for settings in found] == [1, 1, 3]
+
+
+def test_a_cost_is_that_of_a_slice_where_ranks_share_sequences():
+    def told(**layout):
+        return cost_of("llama", [], Wanted(width=64, depth=2), 1024, 256, **layout)
+
+    whole, slices = (told(ranks=4, sequence_parallel=n) for n in (1, 4))
+    assert whole["flops_per_token"] == slices["flops_per_token"]
+    stages = (found["training_bytes_by_zero_stage"]["1"] for found in (whole, slices))
+    before, after = (stage["activations"] for stage in stages)
+    assert after == pytest.approx(before / 4, rel=0.02)
+    with pytest.raises(ConfigError, match=r"given 4; allowed: a divisor of --ranks, which is 2"):
+        told(ranks=2, sequence_parallel=4)
+    with pytest.raises(ConfigError, match=r"n_heads: no multiple of the 8 ranks"):
+        told(ranks=8, sequence_parallel=8)
