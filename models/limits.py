@@ -12,12 +12,15 @@ from models.errors import RecipeError
 Options = Mapping[str, Any]
 
 
-def head_width_for(width: int) -> int:
+def head_width_for(width: int, key: str = "head_width") -> int:
     """The power of two from √(2 D) up, in [16, 128] (768 gives 64, 4096 gives 128), or the next one
-    below that divides the width."""
+    below that divides the width; RecipeError if that is less than 4."""
     head_width = min(128, max(16, 1 << math.ceil(math.log2(2 * width) / 2)))
     while width % head_width:
         head_width //= 2
+    if head_width < 4:
+        allowed = "a number given here, or widths that 8 divides"
+        raise RecipeError((key,), None, allowed, f"none fits the width {width} by default")
     return head_width
 
 
@@ -81,6 +84,13 @@ def inner_heads(
     return inner, n_heads, head_width
 
 
+def scans(width: int, expansion: float, n_heads: int) -> int:
+    """Inner width of a Mamba layer in heads; RecipeError if they do not divide it."""
+    inner = int(expansion * width)
+    divides("n_heads", n_heads, inner, f"does not divide the inner width {inner}")
+    return inner
+
+
 def experts(n_experts: int, top_k: int, n_groups: int, top_groups: int) -> None:
     """RecipeError unless top_k experts can be chosen from top_groups of n_groups equal groups."""
     divides("n_groups", n_groups, n_experts, f"does not divide the {n_experts} experts")
@@ -124,6 +134,9 @@ LIMITS: dict[str, Callable[[int, Options], object]] = {
     "attention": _heads,
     "cross": _heads,
     "disentangled": _heads,
+    "mla": lambda width, options: options["nope_width"] or head_width_for(width, "nope_width"),
+    "mamba_heads": lambda width, options: scans(width, options["expansion"], options["n_heads"]),
+    "zamba": lambda width, options: _heads(2 * width, options),
     "differential": lambda width, options: even_heads(
         width,
         *(options[key] for key in ("n_heads", "head_width", "n_kv_heads", "queries_per_kv")),

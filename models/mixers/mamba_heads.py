@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from models.branch import Frame
-from models.limits import divides
+from models.limits import scans
 from models.linear import Linear
 from models.mixers.mamba import Mamba
 
@@ -41,7 +41,7 @@ class MambaHeads(Mamba, name="mamba_heads"):
             dt_min=dt_min,
             dt_max=dt_max,
         )
-        divides("n_heads", n_heads, self.inner, f"does not divide the inner width {self.inner}")
+        scans(frame.width, expansion, n_heads)
         self.n_heads, self.head_width = n_heads, self.inner // n_heads
         del self.select, self.dt
         n_out = self.dt_rank + 2 * n_states

@@ -13,6 +13,14 @@ from models.pattern import Use, parse
 GOOD: dict[str, Any] = {"pattern": "attention+mlp", "branches": {"mlp": {"activation": "gelu"}}}
 
 
+@pytest.mark.parametrize(("name", "key"), [("llama", "head_width"), ("deepseek_v2", "nope_width")])
+def test_a_width_without_heads_of_its_own_is_refused(zoo: Any, name: str, key: str) -> None:
+    """Rather than cut into hundreds of heads of two components."""
+    with pytest.raises(RecipeError, match="none fits the width 770 by default") as caught:
+        zoo.recipe_of(name).at(width=770, n_layers=2, vocab_size=64)
+    assert caught.value.key[-1] == key
+
+
 def test_pattern_is_layers_of_uses() -> None:
     assert parse("mamba mamba+&attention+mlp") == (
         (Use("mamba"),),
