@@ -18,11 +18,11 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from models import Model, ModelConfig, Recipe, RecipeError
+from models import Model, ModelConfig, Recipe, RecipeError, registry
 from models.channels.moe import Moe
 from models.engines.slices import Slices
 from models.residual import Layer
-from models.slicing import ATTENDING, check
+from models.slicing import ATTENDING, POINTWISE, RELAYED, check
 from models.training import losses
 from tests.models.conftest import NAMES, VOCAB, Zoo
 
@@ -84,10 +84,11 @@ def attends(name: str, width: int) -> bool:
 
 
 QUICK = [
-    *(Case("llama", mode, variant) for mode in MODES for variant in ("plain", "packed")),
-    *(Case(name, "ulysses", "packed") for name in ("multi_query", "strided", "bert", "mixtral")),
-    *(Case(name, "ring", "packed") for name in ("one_head", "strided", "llama4")),
-    *(Case(name, "ulysses", "packed") for name in ("hybrid", "s4", "shared")),
+    *(
+        Case(name, "ulysses", "packed")
+        for name in ("llama", "multi_query", "strided", "hybrid", "s4")
+    ),
+    *(Case(name, "ring", "packed") for name in ("llama", "one_head", "strided", "bert")),
 ]
 
 
@@ -175,6 +176,12 @@ def test_two_slices_are_whole_rows() -> None:
 @pytest.mark.parametrize(("size", "width"), [(2, 32), (4, 64)])
 def test_slices_of_every_recipe_are_whole_rows(size: int, width: int) -> None:
     assert_same(size, width, cases(width, size))
+
+
+def test_branches_are_told_apart_by_their_names() -> None:
+    kinds = [POINTWISE, ATTENDING, RELAYED]
+    assert frozenset().union(*kinds) <= registry.branches().keys()
+    assert sum(map(len, kinds)) == len(frozenset().union(*kinds))
 
 
 @pytest.mark.parametrize(
