@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +80,14 @@ def test_a_dashboard_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
     with pytest.raises(UnreachableError, match=r"http://127\.0\.0\.1:9 does not answer"):
         Jobs("http://127.0.0.1:9")
+
+
+def test_a_job_brings_code_and_installs_nothing(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    jobs, sent = Jobs(url, "sesame"), {}
+    monkeypatch.setattr(jobs._client, "submit_job", lambda **given: sent.update(given))
+    assert jobs.start("a", "true", tmp_path, {"study": "s"}, {"TMPDIR": "/scratch"})
+    assert set(sent["runtime_env"]) == {"working_dir", "env_vars"}
+    assert set(sent["runtime_env"]["env_vars"]) == {"TMPDIR", "RAY_JOB_STOP_WAIT_TIME_S"}
+    assert "sesame" not in str(sent)
