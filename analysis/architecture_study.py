@@ -14,7 +14,7 @@ from analysis.hygiene import hygiene
 from analysis.notices import ApproachesDisagree, Notice, RefusedError
 from analysis.parametric import fit
 from analysis.profile_likelihood import ParameterProfile, profile
-from analysis.profiles import Profiles, isoflop_profiles, noise_free_bias
+from analysis.profiles import Profiles, has_profiles, isoflop_profiles, noise_free_bias
 from analysis.result import Allocation, Fit
 from analysis.table import Table
 
@@ -87,7 +87,8 @@ def study_architecture(table: Table, name: str, ask: Asked) -> ArchitectureStudy
         approach2 = isoflop_profiles(table, resamples=ask.resamples, seed=ask.seed, level=ask.level)
         notices += [n for n in approach2.notices if n not in notices]
     except RefusedError as refusal:
-        notices.append(refusal.notice)
+        if has_profiles(table):  # a ladder has none, and lacks none
+            notices.append(refusal.notice)
     try:
         approach3 = fit(
             table,

@@ -88,6 +88,10 @@ class MixedArchitectures(Notice):
     """One law fitted to the runs of several architectures."""
 
 
+class ObjectivesDiffer(Notice):
+    """Architectures trained on different objectives: their losses are not on one scale."""
+
+
 class ApproachesDisagree(Notice):
     """The IsoFLOP profiles and the parametric fit do not tell the same story."""
 

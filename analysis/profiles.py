@@ -129,7 +129,8 @@ def isoflop_profiles(
 
     `frontier` also fits the vertices' losses, so that allocations can tell a loss. A budget
     without a minimum among its points is refused by name and left out. Raises
-    `RefusedError` where fewer than two budgets remain.
+    `RefusedError` where fewer than two budgets remain (`has_profiles` tells whether the runs were
+    laid out for any).
     """
     table = Table.read(table)
     rule, notices = compute_rule(table)
@@ -169,6 +170,11 @@ def isoflop_profiles(
         notices=(*table.notices, *notices),
         level=level,
     )
+
+
+def has_profiles(table: Table) -> bool:
+    """Whether any budget is spent on models of several sizes."""
+    return any(len(np.unique(table.column("params")[rows])) > 1 for rows in budgets(table))
 
 
 def budgets(table: Table) -> list[NDArray[np.intp]]:

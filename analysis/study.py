@@ -16,7 +16,7 @@ from analysis.architecture_study import ArchitectureStudy, Asked, study_architec
 from analysis.compare import Gain, gain_at_budget
 from analysis.crossing import Crossing, crossing
 from analysis.estimate import LEVEL
-from analysis.notices import AnalysisError, Notice, RefusedError
+from analysis.notices import AnalysisError, Notice, ObjectivesDiffer, RefusedError
 from analysis.profiles import budgets as budget_groups
 from analysis.table import Exclusion, Table
 
@@ -93,6 +93,7 @@ def analyze(
     ask = Asked(targets, resamples, seed, level, pair_by, units)
     studies = {name: study_architecture(checked.architecture(name), name, ask) for name in names}
     gains, refused = _gains(studies, baseline, targets)
+    refused += _incomparable(studies, baseline)
     return StudyAnalysis(
         table=checked,
         architectures=studies,
@@ -130,6 +131,8 @@ def _gains(
     for name, study in studies.items():
         if name == baseline or not base or not study.approach3:
             continue
+        if _objective(study) != _objective(studies[baseline]):
+            continue
         try:
             gains += [gain_at_budget(study.approach3, base, c, (name, baseline)) for c in targets]
         except RefusedError as refusal:
@@ -137,10 +140,31 @@ def _gains(
     return tuple(gains), refused
 
 
+def _incomparable(studies: Mapping[str, ArchitectureStudy], baseline: str) -> list[Notice]:
+    """The architectures that no gain is told of, since they learn something else."""
+    own = _objective(studies[baseline])
+    return [
+        ObjectivesDiffer(
+            f"no gain of {name} over {baseline} is told: it is trained on the objective "
+            f"'{_objective(study)}' and {baseline} on '{own}', whose losses are not on one scale",
+            study.table.rows,
+        )
+        for name, study in studies.items()
+        if _objective(study) != own
+    ]
+
+
+def _objective(study: ArchitectureStudy) -> str:
+    """What its runs are trained on, by the table's column; causal where it has none."""
+    if not study.table.has("objective"):
+        return "causal"
+    return ", ".join(sorted(set(study.table.labels("objective").tolist())))
+
+
 def _crossings(
     studies: Mapping[str, ArchitectureStudy],
 ) -> dict[tuple[str, str], Crossing]:
-    """Every pair of architectures whose laws are identified."""
+    """Every pair of architectures of one objective whose laws are identified."""
     laws = {
         name: study.approach3
         for name, study in studies.items()
@@ -149,4 +173,5 @@ def _crossings(
     return {
         (one, other): crossing(laws[one], laws[other], names=(one, other))
         for one, other in combinations(laws, 2)
+        if _objective(studies[one]) == _objective(studies[other])
     }

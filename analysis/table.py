@@ -45,7 +45,7 @@ NUMERIC = (
 
 MAY_BE_ZERO = ("sparsity", "annealing_area", "warmup_tokens", "decay_tokens")
 
-LABELS = ("run", "architecture", "seed", "status")
+LABELS = ("run", "architecture", "objective", "seed", "status")
 FINISHED = frozenset({"finished", "complete", "completed", "done", "final", "ok"})
 DIVERGENCE_FACTOR = 1.5
 LARGEST = 1e40

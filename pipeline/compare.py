@@ -17,6 +17,7 @@ from pipeline.config import Study
 from pipeline.errors import StudyError
 from pipeline.fit_record import digest, law_path
 from pipeline.record import Record
+from pipeline.runs import judged_on
 from pipeline.tables import new_table, titled
 
 
@@ -141,7 +142,7 @@ def _remarks(first: Study, second: Study, common: bool) -> Iterator[str]:
         yield "their tokenizers differ: a loss per token is not the same thing in both"
     if first.corpus != second.corpus:
         yield "their corpora differ: so do their held-out documents, and what is hard about them"
-    trained = {_objective(v.recipe) for s in (first, second) for v in s.variants.values()}
+    trained = {judged_on(v.recipe) for s in (first, second) for v in s.variants.values()}
     if len(trained) > 1:
         kinds = ", ".join(sorted(trained))
         yield f"they are trained on different objectives, {kinds}: their losses are not one scale"
@@ -150,8 +151,3 @@ def _remarks(first: Study, second: Study, common: bool) -> Iterator[str]:
         yield f"they count parameters differently, {conventions}: N* and a differ by that"
     if not common:
         yield "they have no architecture in common: each is compared with each"
-
-
-def _objective(recipe: Mapping[str, Any]) -> str:
-    given = recipe.get("objective", "causal")
-    return str(given.get("type") if isinstance(given, Mapping) else given)

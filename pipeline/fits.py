@@ -54,23 +54,28 @@ def fit_table(study: Study, plan: Plan, frame: pd.DataFrame) -> dict[str, Any]:
         seed=study.fit.seed,
     )
     points = _smoothed(curves(study, plan))
+    found = by_type(study, plan, frame)
     write(analysis, study.folder / "plots", points)
-    write_report(study, plan, judged, points, analysis)
+    write_report(study, plan, judged, points, analysis, found)
     for name, architecture in analysis.architectures.items():
         if architecture.approach3 is not None:
             write_text(law_path(name, study.folder), architecture.approach3.to_json())
+    document = {"key": _key(study, frame), "analysis": analysis.to_dict(), **found}
+    text = json.dumps(document, allow_nan=False, ensure_ascii=False)
+    write_text(study.folder / "fits" / "study.json", text)
+    return document
+
+
+def by_type(study: Study, plan: Plan, frame: pd.DataFrame) -> dict[str, Any]:
+    """What the study's type adds: ``{laws, refused, trunks, rule}``."""
+    runs = frame[frame["role"] == "run"]
     laws, refused = family_laws(study, runs)
-    document = {
-        "key": _key(study, frame),
-        "analysis": analysis.to_dict(),
+    return {
         "laws": laws,
         "refused": refused,
         "trunks": trunks(plan, frame) if isinstance(study.grid, LadderGrid) else None,
         "rule": _rule(study, runs) if isinstance(study.grid, ProbeGrid) else None,
     }
-    text = json.dumps(document, allow_nan=False, ensure_ascii=False)
-    write_text(study.folder / "fits" / "study.json", text)
-    return document
 
 
 def fits_of(study: Study) -> dict[str, Any]:
@@ -140,6 +145,7 @@ def trunks(plan: Plan, frame: pd.DataFrame) -> dict[str, Any]:
     return {
         "saved_flops": plan.saved,
         "spent_flops": plan.flops,
+        "control_flops": float(frame[frame["role"] == "control"]["own_flops"].sum()),
         "controls": [row | {"cost": row["loss"] - row["loss_cosine"]} for row in rows],
     }
 

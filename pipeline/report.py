@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -19,6 +20,7 @@ from pipeline import report_tables as tables
 from pipeline.atomic import write_text
 from pipeline.config import Study
 from pipeline.plan import Plan
+from pipeline.report_by_type import sections as by_type
 from pipeline.run_facts import git_commit
 from pipeline.show import duration
 from pipeline.svg import draw, legend, themed
@@ -45,24 +47,36 @@ CAPTIONS = {
 
 
 def write_report(
-    study: Study, plan: Plan, frame: pd.DataFrame, curves: pd.DataFrame, analysis: StudyAnalysis
+    study: Study,
+    plan: Plan,
+    frame: pd.DataFrame,
+    curves: pd.DataFrame,
+    analysis: StudyAnalysis,
+    found: Mapping[str, Any],
 ) -> Path:
     """Write `report.html` in the study's folder, atomically, and return its path.
 
-    `frame` is the study's table of runs and `curves` their points (`pipeline.records`).
+    `frame` is the study's table of runs, `curves` their points (`pipeline.records`), and `found`
+    what the study's type adds (`pipeline.fits.by_type`).
     """
     path = study.folder / "report.html"
-    write_text(path, page(study, plan, frame, curves, analysis))
+    write_text(path, page(study, plan, frame, curves, analysis, found))
     return path
 
 
 def page(
-    study: Study, plan: Plan, frame: pd.DataFrame, curves: pd.DataFrame, analysis: StudyAnalysis
+    study: Study,
+    plan: Plan,
+    frame: pd.DataFrame,
+    curves: pd.DataFrame,
+    analysis: StudyAnalysis,
+    found: Mapping[str, Any],
 ) -> str:
     """The report as HTML."""
     sections = [
         ("Compute-optimal allocation", tables.allocations(analysis), ALLOCATION_NOTE),
         ("The fitted laws", tables.laws(analysis), LAW_NOTE),
+        *by_type(found),
         ("How it predicted what it had not seen", tables.holdouts(analysis), HOLDOUT_NOTE),
         ("Forecasts", tables.forecasts(study.folder), FORECAST_NOTE),
         ("By what is counted as a parameter", tables.conventions(analysis), CONVENTION_NOTE),

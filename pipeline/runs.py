@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +179,14 @@ def run_folder(study: Study, run: RunConfig) -> Path:
     return study.folder / "runs" / f"{run.name}-{run.fingerprint()[:8]}"
 
 
+def judged_on(recipe: Mapping[str, Any]) -> str:
+    """The objective that a recipe's held-out loss is of: several tokens ahead are learned beside
+    the next one, which alone is judged."""
+    given = recipe.get("objective", "causal")
+    kind = str(given["type"] if isinstance(given, Mapping) else given)
+    return "causal" if kind == "multi_token" else kind
+
+
 def row(run: RunConfig) -> dict[str, Any]:
     """What a run is, flat and typed: the left part of its row in the table."""
     tokens, labels = run_tokens(run), run.labels
@@ -186,6 +195,7 @@ def row(run: RunConfig) -> dict[str, Any]:
         "fingerprint": run.fingerprint(),
         "architecture": labels["architecture"],
         "family": labels.get("family", labels["architecture"]),
+        "objective": judged_on(run.model.get("recipe", {})),
         "role": labels.get("role", "run"),
         "budget": labels["budget"],
         "seed": run.train.seed,

@@ -78,8 +78,11 @@ def _trunks(trunks: dict[str, Any]) -> Group:
             *(f"{pair[name]:.4f}" for name in ("loss", "loss_cosine")),
             f"{pair['cost']:+.4f}",
         )
-    saved, spent = trunks["saved_flops"], trunks["spent_flops"]
-    title = f"Branches from trunks saved {saved:.3g} FLOPs of {saved + spent:.3g}"
+    saved, spent, controls = (trunks[f"{kind}_flops"] for kind in ("saved", "spent", "control"))
+    title = (
+        f"Branches from trunks saved {saved:.3g} FLOPs of {saved + spent - controls:.3g}; the "
+        f"controls cost {controls:.3g}"
+    )
     return titled(title, table, "difference: what the schedule costs in nats per token")
 
 

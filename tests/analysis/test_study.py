@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from analysis import AnalysisError, StudyAnalysis, analyze
+from analysis.notices import ObjectivesDiffer
 from analysis.plots import write
 from analysis.synthetic import HOFFMANN, isoflop_grid
 
@@ -41,6 +42,25 @@ def test_the_planted_gain_is_found(study: StudyAnalysis) -> None:
     assert [gain.gain.value for gain in inside] == pytest.approx([2.0] * len(inside), rel=0.05)
     assert sum(2.0 in gain.gain for gain in inside) >= len(inside) - 1
     assert all(gain.decided for gain in inside)
+
+
+def test_losses_of_different_objectives_are_not_compared(table: pd.DataFrame) -> None:
+    objective = table["architecture"].map({"dense": "causal", "cheap": "masked"})
+    found = analyze(table.assign(objective=objective), baseline="dense", resamples=50)
+    assert not found.gains
+    assert not found.crossings
+    [told] = [n for n in found.notices if isinstance(n, ObjectivesDiffer)]
+    assert "no gain of cheap over dense" in told.message
+    assert "'masked'" in told.message
+
+
+def test_a_ladder_is_not_told_that_it_lacks_profiles(table: pd.DataFrame) -> None:
+    dense = table[table["architecture"] == "dense"]
+    ladder = dense.assign(budget=dense["flops"] * (1 + np.arange(len(dense)) / 1e3))
+    part = analyze(ladder, [1e21], resamples=50).architectures["dense"]
+    assert part.approach2 is None
+    assert part.approach3 is not None
+    assert not any("no exponent" in notice.message for notice in part.notices)
 
 
 def test_every_target_has_an_allocation_by_both_approaches(study: StudyAnalysis) -> None:

@@ -54,6 +54,52 @@ frame.onload = () => {
 """
 
 
+FOUND: dict[str, Any] = {
+    "laws": {
+        "dense": {
+            "data-constrained": {
+                "equation": "L = E + A / N^α",
+                "source": "Muennighoff et al. 2023",
+                "parameters": {"E": 1.35, "alpha": 0.36},
+                "intervals": {"E": [1.3, None], "alpha": [0.3, 0.4]},
+                "diagnostics": {"residual_sd": 0.01, "r_squared": 0.99},
+                "data": {"rows": 30},
+            }
+        }
+    },
+    "refused": [{"family": "moe", "law": "sparsity", "message": "too few runs"}],
+    "trunks": {
+        "saved_flops": 1e12,
+        "spent_flops": 2.5e12,
+        "control_flops": 5e11,
+        "controls": [
+            {
+                "architecture": "dense",
+                "params": 1e5,
+                "tokens": 2e6,
+                "loss": 3.2123,
+                "loss_cosine": 3.2,
+                "cost": 0.0123,
+            }
+        ],
+    },
+    "rule": {
+        "learning_rate": {"k": 0.5, "p": -0.2, "q": 0.1},
+        "batch_tokens": {"k": 10.0, "p": 0.0, "q": 0.4},
+        "edges": 1,
+        "probes": [
+            {
+                "architecture": "dense",
+                "params": 1e5,
+                "tokens": 2e6,
+                "learning_rate": 0.01,
+                "batch_tokens": 4096,
+            }
+        ],
+    },
+}
+
+
 @pytest.fixture(scope="module")
 def frame() -> pd.DataFrame:
     """Two architectures at three budgets, and one run that diverged."""
@@ -101,7 +147,20 @@ def html(study: Study, frame: pd.DataFrame, analysis: StudyAnalysis) -> str:
     curves = frame[["run", "flops", "loss"]].dropna()
     skipped = Skipped("moe", 1e11, 1234, "min_steps", "it would take 62 steps; at least 100")
     plan = Plan((), (skipped,), None)  # type: ignore[arg-type]
-    return page(study, plan, frame, curves, analysis)
+    return page(study, plan, frame, curves, analysis, FOUND)
+
+
+def test_it_tells_what_the_type_of_the_study_adds(html: str) -> None:
+    (law,) = re.findall(r"<h2>Laws of whole families</h2>(.*?)</section>", html)
+    assert "L = E + A / N^α" in law
+    assert "<b>1.35</b><small>1.3 to ∞</small>" in law
+    assert "<b>moe</b> sparsity: too few runs" in law
+    (trunks,) = re.findall(r"<h2>What trunks saved</h2>(.*?)</section>", html)
+    assert "would take 3·10¹² FLOPs" in trunks
+    assert "33% less" in trunks
+    assert "<b>+0.0123</b>" in trunks
+    (rule,) = re.findall(r"<h2>The best settings</h2>(.*?)</section>", html)
+    assert "learning rate = 0.5 · N^-0.2 · D^0.1" in rule
 
 
 def test_it_answers_for_every_architecture(html: str, analysis: StudyAnalysis) -> None:
