@@ -27,8 +27,9 @@ from models.positions import (
     Sinusoidal,
     scheme,
 )
-from models.recipe import ModelConfig, StackSpec
+from models.recipe import ModelConfig
 from models.residual import Layer, Residual
+from models.spec import StackSpec
 
 
 def build(config: ModelConfig) -> Model:

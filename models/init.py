@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from models.branch import Branch
 from models.linear import Linear
 from models.norm import LayerNorm, RMSNorm
-from models.recipe import InitSpec, ModelConfig
+from models.recipe import ModelConfig
+from models.spec import InitSpec
 
 if TYPE_CHECKING:
     from models.model import Model

@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from models.recipe import Encoder, ModelConfig, StackSpec
+from models.recipe import ModelConfig
+from models.spec import Encoder, StackSpec
 
 Count = Callable[[ModelConfig], tuple[int, ...]]
 

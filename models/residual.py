@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from models.branch import Aux, Branch
 from models.context import Context, State
 from models.norm import norm
-from models.recipe import NormSpec
 from models.slicing import RELAYED
+from models.spec import NormSpec
 
 
 class Residual(nn.Module):

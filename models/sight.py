@@ -9,7 +9,8 @@ from models.errors import Key, RecipeError
 from models.objective import OBJECTIVES, Sight
 
 if TYPE_CHECKING:
-    from models.recipe import Recipe, StackSpec
+    from models.recipe import Recipe
+    from models.spec import StackSpec
 
 READ_THE_SOURCE = frozenset({"bahdanau", "cross", "luong"})
 SEE_ALL = frozenset({"bidirectional", "disentangled"})

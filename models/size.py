@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from itertools import islice, takewhile
 
 from models.errors import RecipeError
-from models.recipe import DepthSpec, ModelConfig, Recipe
+from models.recipe import ModelConfig, Recipe
+from models.spec import DepthSpec
 
 CONVENTIONS = ("total", "active", "non_embedding", "compute")
 FLOPS = "flops_per_token"

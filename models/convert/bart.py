@@ -11,7 +11,8 @@ from models.convert import decoder
 from models.convert.bert import ACTIVATIONS
 from models.convert.rules import Rule, both, mapped, same
 from models.errors import RecipeError
-from models.recipe import Encoder, ModelConfig
+from models.recipe import ModelConfig
+from models.spec import Encoder
 
 MODEL_TYPES = ("bart",)
 HF_CLASS = {"bart": "BartForConditionalGeneration"}

@@ -9,7 +9,8 @@ from models.channels.activation import hidden_width
 from models.convert.rules import Rule, both, cat, same, transposed
 from models.errors import RecipeError
 from models.limits import head_width_for
-from models.recipe import ModelConfig, Recipe, StackSpec
+from models.recipe import ModelConfig, Recipe
+from models.spec import StackSpec
 
 Norm = Callable[[str, str], Rule]
 
