@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models import Model, ModelConfig, Recipe, RecipeError, registry
 from models.channels.moe import Moe
+from models.engines import ring
 from models.engines.slices import Slices
 from models.residual import Layer
 from models.slicing import ATTENDING, POINTWISE, RELAYED, check
@@ -153,6 +154,7 @@ def difference(case: Case, width: int) -> float:
 
 def compute(rank: int, size: int, store: str, width: int, todo: list[Case], results: Any) -> None:
     torch.set_num_threads(1)
+    ring.BLOCK = 3  # keys of a slice are several blocks, the last a short one
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
     for case in todo:
         results[case] = difference(case, width)
