@@ -23,7 +23,6 @@ def main() -> None:
         [record] = Path(folder).glob("*/sweeps.jsonl")
         found = json.loads(record.read_text().splitlines()[-1])
     trained, wall = found["train_seconds"], found["wall_seconds"]
-    trained, wall = found["train_seconds"], found["wall_seconds"]
     print(f"{found['runs']} runs on {found['slots']} slots, {wall:.0f} s of wall clock")
     print(f"{trained:.0f} s of training steps: busy {found['busy']:.2f} (goal {GOAL})")
 

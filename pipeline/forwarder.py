@@ -13,6 +13,7 @@ from threading import Event, Thread
 from typing import Self
 
 from launch.config import RunConfig
+from launch.journal import FILE
 from pipeline.store import scrubbed
 from pipeline.tracking import Tracker
 
@@ -41,6 +42,7 @@ class Forwarder:
         self._patience = patience
         self._is_down = False
         self._failures: list[Exception] = []
+        self._settled: dict[Path, int] = {}
         self._moved = 0.0
         self._leaving, self._given_up = Event(), Event()
         self._thread = Thread(target=self._loop, name="forwarder", daemon=True)
@@ -84,8 +86,18 @@ class Forwarder:
         self._tell(failures)
 
     def _owing(self) -> list[Path]:
-        folders = sorted(self._runs.iterdir()) if self._runs.is_dir() else []
-        return [run for run in folders if not self._tracker.has_run(run)]
+        """Runs of which the store lacks something; a journal that has not grown is not read again,
+        since thousands have ended and a few go on."""
+        owing = []
+        for run in sorted(self._runs.iterdir()) if self._runs.is_dir() else []:
+            size = _size(run)
+            if self._settled.get(run) == size:
+                continue
+            if self._tracker.has_run(run):
+                self._settled[run] = size
+            else:
+                owing.append(run)
+        return owing
 
     def _tell(self, failures: list[Exception]) -> None:
         """Once when it goes wrong, and once when it is well again."""
@@ -96,3 +108,11 @@ class Forwarder:
         elif self._is_down and not failures:
             self._say("MLflow is back, and has everything so far")
         self._is_down = bool(failures)
+
+
+def _size(run: Path) -> int:
+    """Bytes of its journal, none before it has one."""
+    try:
+        return (run / FILE).stat().st_size
+    except FileNotFoundError:
+        return 0
