@@ -14,7 +14,7 @@ from models.branch import Branch, Frame
 from models.errors import RecipeError
 from models.linear import Linear
 from models.mixers.attention import Attention
-from models.model import Model, Parts, Stack
+from models.model import Model
 from models.norm import norm
 from models.pattern import Layer as Uses
 from models.pattern import Use
@@ -30,6 +30,7 @@ from models.positions import (
 from models.recipe import ModelConfig
 from models.residual import Layer, Residual
 from models.spec import StackSpec
+from models.stack import Parts, Stack
 
 
 def build(config: ModelConfig) -> Model:

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from models.assembly import build
 from models.errors import RecipeError
-from models.model import Model, Stack
+from models.model import Model
 from models.pattern import Layer
 from models.recipe import ModelConfig
+from models.stack import Stack
 
 __all__ = ["families", "from_hf", "hf_class", "to_hf"]
 
