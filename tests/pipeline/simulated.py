@@ -110,7 +110,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         driver,
         "expected_seconds",
-        lambda study, plan, slots: {run.fingerprint(): SECONDS for run in plan.runs},
+        lambda study, plan, *_: {run.fingerprint(): SECONDS for run in plan.runs},
     )
 
 
