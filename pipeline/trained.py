@@ -25,12 +25,15 @@ def find_run(name: str) -> Path:
     if (Path(name) / "config.json").is_file():
         return Path(name)
     folders = [path.parent for path in STUDIES.glob("*/runs/*/config.json")]
-    found = [folder for folder in folders if folder.name.startswith(name)]
+    exact = [folder for folder in folders if folder.name == name]
+    found = exact or [folder for folder in folders if folder.name.startswith(name)]
     if len(found) == 1:
         return found[0]
     if found:
         listed = ", ".join(str(folder) for folder in sorted(found)[:4])
-        raise StudyError(f"RUN: given '{name}', which {len(found)} runs begin with: {listed}, …")
+        more = ", …" if len(found) > 4 else ""
+        which = "are called" if exact else "begin with"
+        raise StudyError(f"RUN: given '{name}', which {len(found)} runs {which}: {listed}{more}")
     hint = nearest(name, [folder.name for folder in folders])
     raise StudyError(f"RUN: given '{name}', allowed: a run's folder, or its name in studies/{hint}")
 
@@ -115,13 +118,21 @@ class Alphabet:
         self.n_own = tokenizer.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text."""
+        """Ids of a text; where the vocabulary is the tokenizer's own, ⟨n⟩ is text.
+
+        Raises:
+            StudyError: an ⟨n⟩ that stands for no id.
+        """
+        n_more = self.last + 1 - self.n_own
         ids: list[int] = []
-        for i, part in enumerate(HIDDEN.split(text)):
-            if i % 2:
+        for i, part in enumerate(HIDDEN.split(text) if n_more > 0 else [text]):
+            if i % 2 == 0:
+                ids += self.tokenizer.encode(part, add_special_tokens=False).ids
+            elif int(part) < n_more:
                 ids.append(self.last - int(part))
             else:
-                ids += self.tokenizer.encode(part, add_special_tokens=False).ids
+                allowed = f"⟨0⟩ to ⟨{n_more - 1}⟩"
+                raise StudyError(f"--prompt: given ⟨{part}⟩, allowed: {allowed}")
         return ids
 
     def decode(self, ids: list[int]) -> str:

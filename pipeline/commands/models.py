@@ -107,8 +107,9 @@ def generate(
     from pipeline.trained import find_run
     from pipeline.trained import generate as text_from
 
-    sys.stdout.write(prompt)
-    for piece in text_from(find_run(run), prompt, tokens, temperature, seed):
+    for i, piece in enumerate(text_from(find_run(run), prompt, tokens, temperature, seed)):
+        if i == 0:  # now that it is known that there is something to go on with
+            sys.stdout.write(prompt)
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")

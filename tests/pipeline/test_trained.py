@@ -60,6 +60,27 @@ def test_an_encoder_decoder_answers_as_its_export_does(
     assert text == alphabet.decode(theirs[0, 1:].tolist())
 
 
+def test_only_what_the_objective_hides_can_be_written(run_of: Any) -> None:
+    run, _ = run_of("bart")
+    with pytest.raises(StudyError, match="--prompt: given ⟨7⟩, allowed: ⟨0⟩ to ⟨0⟩"):
+        next(trained.generate(run, "a ⟨7⟩", 1, 0.0, 0))
+    run, _ = run_of("gpt2")  # has nothing hidden: this is text
+    assert next(trained.generate(run, "a ⟨7⟩", 1, 0.0, 0))
+
+
+def test_a_runs_whole_name_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trained, "STUDIES", tmp_path)
+    for name in ("dense-1", "dense-10", "dense-11"):
+        folder = tmp_path / "some" / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").touch()
+    assert trained.find_run("dense-1").name == "dense-1"
+    with pytest.raises(StudyError, match="which 3 runs begin with"):
+        trained.find_run("dense")
+    with pytest.raises(StudyError, match="did you mean 'dense-10'"):
+        trained.find_run("dens-10")
+
+
 def test_a_masked_model_is_exported_and_does_not_generate(run_of: Any, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     run, model = run_of("bert")
