@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from data.errors import DataError, Key
+from data.errors import DataError, Key, under
 from data.files import sha256
 
 MIB = 1 << 20
@@ -145,10 +145,12 @@ def scan(config: CorpusConfig | EvaluationSet) -> Catalog:
 
     The digest covers each local file's path below the root, size, and times of last change of
     content and of inode: no file is read, and no ordinary edit escapes. A hub corpus is its pinned
-    revision, and is not asked for here.
+    revision, and is not asked for here. Evaluation sets to decontaminate for are part of the
+    digest.
     """
+    against = [_against(*item) for item in enumerate(getattr(config, "decontaminate", []))]
     if isinstance(config.source, HubSource):
-        return Catalog((), sha256(config.source.model_dump_json()))
+        return Catalog((), sha256(config.source.model_dump_json(), *against))
     root, key = _root(config.source)
     files, facts = [], []
     for path in _files(root, config.source, key):
@@ -162,7 +164,12 @@ def scan(config: CorpusConfig | EvaluationSet) -> Catalog:
             f"{', '.join(config.source.extensions)}" + (", all empty" if files else ""),
             key,
         )
-    return Catalog(tuple(files), sha256(*facts))
+    return Catalog(tuple(files), sha256(*facts, *against))
+
+
+def _against(number: int, evaluation: EvaluationSet) -> str:
+    with under("decontaminate", number):
+        return scan(evaluation).digest
 
 
 def _root(source: LocalSource) -> tuple[Path, Key]:

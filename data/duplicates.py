@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from data.corpus import CorpusConfig, scan
 from data.documents import Tally, documents
+from data.errors import under
 from data.files import make_folder, write_atomic
 from data.order import mix
 from data.pieces import Task, pieces
@@ -188,9 +189,10 @@ def _evaluation_grams(config: CorpusConfig) -> Hashes:
             source=evaluation.source,
             text_column=evaluation.text_column,
         )
-        whole = Task(0, tuple(pieces(plain, scan(plain))))
-        for placed in documents(plain, whole, Tally()):
-            words = word_hashes(placed)
-            if len(words) >= config.overlap_words:
-                found.append(ngrams(words, config.overlap_words))
+        with under("decontaminate", number):
+            whole = Task(0, tuple(pieces(plain, scan(plain))))
+            for placed in documents(plain, whole, Tally()):
+                words = word_hashes(placed)
+                if len(words) >= config.overlap_words:
+                    found.append(ngrams(words, config.overlap_words))
     return np.unique(np.concatenate(found))

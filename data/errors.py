@@ -1,7 +1,8 @@
 """The one exception that a user's mistake, or a damaged file, raises here."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 Key = tuple[str | int, ...]
 
@@ -15,6 +16,16 @@ class DataError(ValueError):
 
     def __reduce__(self) -> tuple[type["DataError"], tuple[str, Key | None]]:
         return type(self), (str(self), self.key)  # Ray carries errors by pickle
+
+
+@contextmanager
+def under(*prefix: str | int) -> Iterator[None]:
+    """What the block reads is configured under these keys: faults are named from there."""
+    try:
+        yield
+    except DataError as error:
+        error.key = (*prefix, *(error.key or ()))
+        raise
 
 
 class DiskFullError(DataError):

@@ -69,7 +69,9 @@ def _named(piece: Piece, *damage: type[Exception]) -> Iterator[None]:
         yield
     except damage as error:
         raise CorruptFileError(
-            f"cannot read {piece.path}: {error or type(error).__name__}", ("corrupt_files",)
+            f"cannot read {piece.path}: {error or type(error).__name__} "
+            "(`skip` would count it and go on)",
+            ("corrupt_files",),
         ) from error
 
 

@@ -46,8 +46,7 @@ class Source:
 
     @classmethod
     def find(cls, corpus: CorpusConfig, cache: Path, workers: int, report: Report) -> "Source":
-        against = [scan(evaluation).digest for evaluation in corpus.decontaminate]
-        identity = sha256(corpus.model_dump_json(), scan(corpus).digest, *against, code_digest())
+        identity = sha256(corpus.model_dump_json(), scan(corpus).digest, code_digest())
         return cls(corpus, identity, cache, workers, report)
 
     @cached_property

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.corpus import CorpusConfig
+from data.corpus import CorpusConfig, scan
 from data.duplicates import Marks, find_drops, near_copies
+from data.errors import DataError
 from data.prepare import Prepared, prepare
 from data.shingles import ngrams, signature
 from data.store import TokenStore
@@ -122,3 +123,19 @@ def test_documents_that_overlap_an_evaluation_set_leave_training(
     assert leaked not in texts(made, "train")
     (tmp_path / "evaluation" / "more.txt").write_text("another question")
     assert prepare(config, bpe, tmp_path / "cache").train != made.train
+
+
+def test_a_fault_of_an_evaluation_set_is_named_by_its_own_key(
+    tmp_path: Path, text_corpus: MakeCorpus, bpe: TokenizerConfig, story: Story
+) -> None:
+    write(tmp_path / "corpus", [story(number, 100) for number in range(30)])
+    (tmp_path / "exam.jsonl").write_text('{"question": "Which?"}\n')
+    exam = {"source": {"kind": "jsonl", "path": str(tmp_path / "exam.jsonl")}}
+    gone = {"source": {"kind": "jsonl", "path": str(tmp_path / "gone.jsonl")}}
+    with pytest.raises(DataError, match="no corpus at") as error:
+        scan(text_corpus(tmp_path / "corpus", decontaminate=[exam, gone]))
+    assert error.value.key == ("decontaminate", 1, "source", "path")
+    corpus = text_corpus(tmp_path / "corpus", decontaminate=[exam])
+    with pytest.raises(DataError, match="has no column 'text'") as error:
+        prepare(corpus, bpe, tmp_path / "cache")
+    assert error.value.key == ("decontaminate", 0, "text_column")
