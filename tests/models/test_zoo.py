@@ -91,8 +91,9 @@ def test_meta_counts_are_real_counts(zoo: Any, name: str) -> None:
     assert params.active <= params.total
 
 
-def test_matmul_flops_are_those_of_torchs_counter(zoo: Any, name: str) -> None:
-    config, length = zoo.small(name), 24
+@pytest.mark.parametrize("length", [7, 24])
+def test_matmul_flops_are_those_of_torchs_counter(zoo: Any, name: str, length: int) -> None:
+    config = zoo.small(name)
     with torch.device("meta"):
         model = build(config)
         given = blank(model, 2, length)
