@@ -53,6 +53,7 @@ class Cluster:
     """The command as a user has it, and what it left on the disk."""
 
     file: str
+    nodes: int
     entry: tuple[str, ...] = ()
     """What brings a command onto the login node."""
     command = (str(Path(sys.executable).with_name("isoflop")),)

@@ -68,7 +68,7 @@ def assert_same(
 
 
 def test_a_gang_has_a_rank_on_every_node(cluster: Cluster):
-    study, ranks = cluster.study("wide"), len(range(cluster.nodes))
+    study, ranks = cluster.study("wide"), cluster.nodes
     cluster("submit", study, f"parallel.ranks={ranks}", "-c", cluster.file, "--follow")
     assert cluster.end_of("wide") == "finished"
     assert {record.attempts[-1].world for record in cluster.records("wide").values()} == {ranks}
@@ -171,15 +171,11 @@ def test_a_leader_that_was_frozen_finds_another_and_writes_no_more(
     study = begin(machines, "replaced")
     frozen = machines.driver()
     frozen.suspend()
-    try:
-        with second(machines, study) as follower:
-            lead = machines.shared / "replaced" / "leader-2.json"
-            wait_for(lead.is_file)
-            time.sleep(5)
-            frozen.resume()
-            told, _ = follower.communicate(timeout=600)
-    finally:
+    with second(machines, study) as follower:
+        wait_for((machines.shared / "replaced" / "leader-2.json").is_file)
+        time.sleep(5)
         frozen.resume()
+        told, _ = follower.communicate(timeout=600)
     assert follower.returncode == 0, told
     assert "looking for 60 s at most whether that one lives" in told
     assert machines.end_of("replaced") == "failed"
