@@ -56,7 +56,7 @@ def fit_table(study: Study, plan: Plan, frame: pd.DataFrame) -> dict[str, Any]:
     points = _smoothed(curves(study, plan))
     found = by_type(study, plan, frame)
     write(analysis, study.folder / "plots", points)
-    write_report(study, plan, judged, points, analysis, found)
+    write_report(study, plan, frame, judged, points, analysis, found)
     for name, architecture in analysis.architectures.items():
         if architecture.approach3 is not None:
             write_text(law_path(name, study.folder), architecture.approach3.to_json())

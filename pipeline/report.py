@@ -50,17 +50,19 @@ def write_report(
     study: Study,
     plan: Plan,
     frame: pd.DataFrame,
+    judged: pd.DataFrame,
     curves: pd.DataFrame,
     analysis: StudyAnalysis,
     found: Mapping[str, Any],
 ) -> Path:
     """Write `report.html` in the study's folder, atomically, and return its path.
 
-    `frame` is the study's table of runs, `curves` their points (`pipeline.records`), and `found`
-    what the study's type adds (`pipeline.fits.by_type`).
+    `frame` is the study's table of runs, `judged` the rows of it that `analysis` is of, `curves`
+    their points (`pipeline.records`), and `found` what the study's type adds
+    (`pipeline.fits.by_type`).
     """
     path = study.folder / "report.html"
-    write_text(path, page(study, plan, frame, curves, analysis, found))
+    write_text(path, page(study, plan, frame, judged, curves, analysis, found))
     return path
 
 
@@ -68,6 +70,7 @@ def page(
     study: Study,
     plan: Plan,
     frame: pd.DataFrame,
+    judged: pd.DataFrame,
     curves: pd.DataFrame,
     analysis: StudyAnalysis,
     found: Mapping[str, Any],
@@ -81,7 +84,7 @@ def page(
         ("Forecasts", tables.forecasts(study.folder), FORECAST_NOTE),
         ("By what is counted as a parameter", tables.conventions(analysis), CONVENTION_NOTE),
         ("Warnings", _warnings(analysis), ""),
-        ("Left out", tables.left_out(analysis, plan, frame), ""),
+        ("Left out", tables.left_out(analysis, plan, judged), ""),
         ("What it cost", tables.cost(frame), ""),
         ("Reproduce", _reproduce(study), ""),
         ("Every run", _folded(f"{len(frame)} runs", tables.runs(frame)), ""),
@@ -115,7 +118,7 @@ def _head(study: Study, frame: pd.DataFrame) -> str:
     facts = [
         (f"{len(ended)}", f"of {len(frame)} runs finished"),
         (f"{len(study.variants)}", "architectures"),
-        (power(float(ended["flops"].sum()), 2), "training FLOPs"),
+        (power(float(ended["own_flops"].sum()), 2), "training FLOPs"),
         (
             number(float(frame["unique_tokens"].max()), 3),
             f"training tokens of {escape(study.corpus.name)}",

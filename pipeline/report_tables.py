@@ -187,12 +187,13 @@ def _costs(frame: pd.DataFrame) -> Iterable[list[str]]:
 
 def _cost(name: str, frame: pd.DataFrame) -> list[str]:
     ended = frame[frame["status"] == "finished"]
-    seconds, tokens = float(ended["train_seconds"].sum()), float(ended["tokens"].sum())
+    own = ended["own_flops"] / ended["flops"]  # of a branch: without what its trunk took
+    seconds, tokens = float(ended["train_seconds"].sum()), float((ended["tokens"] * own).sum())
     return [
         escape(name),
         str(len(frame)),
         str(len(ended)),
-        power(float(ended["flops"].sum()), 3) if len(ended) else DASH,
+        power(float(ended["own_flops"].sum()), 3) if len(ended) else DASH,
         number(tokens, 3),
         duration(seconds),
         number(tokens / seconds, 3) if seconds else DASH,

@@ -113,6 +113,7 @@ def frame() -> pd.DataFrame:
                 rows[-1] |= {"tokens": tokens, "flops": budget, "loss": loss}
     table = pd.DataFrame(rows)
     table["run"] = [f"run-{row}" for row in range(len(table))]
+    table["own_flops"] = table["flops"]
     table["status"], table["steps"], table["learning_rate"] = "finished", 100, 0.01
     table["train_seconds"], table["mfu"], table["unique_tokens"] = 10.0, 0.4, 1e7
     table["bits_per_byte"] = table["loss"] / 2
@@ -147,7 +148,7 @@ def html(study: Study, frame: pd.DataFrame, analysis: StudyAnalysis) -> str:
     curves = frame[["run", "flops", "loss"]].dropna()
     skipped = Skipped("moe", 1e11, 1234, "min_steps", "it would take 62 steps; at least 100")
     plan = Plan((), (skipped,), None)  # type: ignore[arg-type]
-    return page(study, plan, frame, curves, analysis, FOUND)
+    return page(study, plan, frame, frame, curves, analysis, FOUND)
 
 
 def test_it_tells_what_the_type_of_the_study_adds(html: str) -> None:
