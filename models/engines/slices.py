@@ -22,7 +22,7 @@ Layout = list[tuple[str, torch.Size, torch.dtype]]
 
 
 class Slices:
-    """This rank's place in `group`, whose rank r holds the r-th slice of its rows."""
+    """This rank's place in `group`, whose P ranks hold the slices of its rows in their order."""
 
     def __init__(self, group: Any, mode: Mode = "ulysses") -> None:
         self.group, self.mode = group, mode

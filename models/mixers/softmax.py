@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from models.context import Context
@@ -25,6 +26,7 @@ def attend(
     softcap: float | None = None,
 ) -> Tensor:
     """`engines.softmax.attend` over whole rows, whatever part of them this rank holds."""
+    mask, bias = _per_document(mask, bias, q_BTHK, context)
     mask, segments_BT = _pieces(mask, context)
     slices = context.slices
     if slices is not None and slices.mode == "ring":
@@ -48,10 +50,29 @@ def attend(
     return y_BTHV if slices is None else slices.to_slices(y_BTHV)
 
 
+def _per_document(
+    mask: Mask, bias: Bias | None, q_BTHK: Tensor, context: Context
+) -> tuple[Mask, Bias | None]:
+    """Of packed documents each has global positions of its own: what they see is a bias then."""
+    at_BT = context.whole("positions_BT")
+    if not mask.n_global or at_BT is None:
+        return mask, bias
+    n_heads, dtype = q_BTHK.shape[2], q_BTHK.dtype
+
+    def seen(heads: slice, queries: range, keys: range) -> Tensor:
+        query_BT, key_BS = (at_BT[:, part.start : part.stop] for part in (queries, keys))
+        hidden = ~mask.visible(query_BT, key_BS)[:, None]
+        nothing = torch.zeros(n_heads, 1, 1, dtype=dtype, device=hidden.device)[heads]
+        given = nothing if bias is None else bias(heads, queries, keys)
+        return given.masked_fill(hidden, -torch.inf)
+
+    return Mask(mask.causal), seen
+
+
 def _pieces(mask: Mask, context: Context) -> tuple[Mask, Tensor | None]:
     """The mask and the segments of whole rows: the chunks of a packed document start with it."""
     segments_BT, at_BT = context.whole("segments_BT"), context.whole("positions_BT")
     if mask.chunk is None or segments_BT is None or at_BT is None:
         return mask, segments_BT
-    pieces_BT = segments_BT * segments_BT.shape[1] + at_BT // mask.chunk
+    pieces_BT = segments_BT.long() * segments_BT.shape[1] + at_BT // mask.chunk
     return replace(mask, chunk=None), pieces_BT
