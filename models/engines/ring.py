@@ -60,7 +60,8 @@ class Ring:
             scores, slope = capped * self.softcap, 1 - capped.square()
         if self.bias is not None:
             bias_HTS = self.bias(slice(None), queries, keys)
-            scores = scores + bias_HTS.view(-1, q_BGHTK.shape[2], *bias_HTS.shape[1:])
+            *batch, _, n_queries, n_keys = bias_HTS.shape
+            scores = scores + bias_HTS.reshape(*batch, -1, q_BGHTK.shape[2], n_queries, n_keys)
         at = (torch.arange(part.start, part.stop, device=device) for part in (queries, keys))
         seen = self.mask.visible(*at)
         if self.segments is not None:

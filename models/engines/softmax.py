@@ -32,17 +32,18 @@ class Mask:
     chunk: int | None = None
 
     def visible(self, query_T: Tensor, key_S: Tensor) -> Tensor:
-        """Boolean (T, S) from integer positions."""
-        distance = query_T[:, None] - key_S
+        """Boolean (T, S) from integer positions, which may be of rows: (B, T), (B, S)."""
+        query_T1, key_1S = query_T[..., None], key_S[..., None, :]
+        distance = query_T1 - key_1S
         seen = torch.ones_like(distance, dtype=torch.bool)
         if self.window is not None:
             seen &= distance.abs() < self.window
         if self.stride is not None:
             seen &= (distance % self.stride == 0) | (distance.abs() < self.local)
         if self.chunk is not None:
-            seen &= query_T[:, None] // self.chunk == key_S // self.chunk
+            seen &= query_T1 // self.chunk == key_1S // self.chunk
         if self.n_global:
-            seen |= (key_S < self.n_global) | (query_T[:, None] < self.n_global)
+            seen |= (key_1S < self.n_global) | (query_T1 < self.n_global)
         return seen & (distance >= 0) if self.causal else seen
 
     def pairs(self, n_queries: int, n_keys: int) -> int:

@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from models import Model, Recipe
+from models.branch import Frame
+from models.context import Context
+from models.mixers.attention import Attention
 from models.mixers.linear_attention import orthogonal_features
 
 LENGTHS = (6, 11)
@@ -22,6 +25,23 @@ def model(zoo: Any) -> Model:
     config = Recipe.from_dict(options).at(width=32, n_layers=4, vocab_size=zoo.vocab)
     model: Model = zoo.randomized(config)
     return model
+
+
+@pytest.mark.parametrize("more", [{}, {"softcap": 5.0}, {"window": 3}, {"stride": 2, "local": 2}])
+@pytest.mark.parametrize("positions", ["none", "alibi"])
+def test_packed_documents_have_global_positions_of_their_own(
+    more: dict[str, Any], positions: str
+) -> None:
+    frame = Frame(width=16, n_layers=1, n_branches=1, positions={"type": positions})
+    branch = Attention(frame, n_heads=4, n_kv_heads=2, n_global=2, **{"window": 2, **more}).double()
+    for parameter in branch.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(2, 13, 16, dtype=torch.float64)
+    segments = torch.tensor([[0] * 6 + [1] * 7] * 2)
+    at = torch.cat([torch.arange(6), torch.arange(7)]).expand(2, -1)
+    packed = branch(x, Context(segments, at))
+    alone = [branch(part, Context()) for part in (x[:, :6], x[:, 6:])]
+    torch.testing.assert_close(packed, torch.cat(alone, 1))
 
 
 def test_chunks_start_with_their_document(zoo: Any, model: Model) -> None:
