@@ -210,9 +210,10 @@ def _reach(cluster: str, only_to_print: bool = False) -> tuple[Cluster, Schedule
     from pipeline.submit import scheduler
 
     described = cluster_at(cluster)
+    jobs = scheduler(described)
     if described.kind in ("local", "slurm") and not only_to_print:
         check_shared(described, cluster)
-    return described, scheduler(described)
+    return described, jobs
 
 
 def _package(

@@ -302,9 +302,8 @@ class Machines(Cluster):
         isolated = ("setpriv", "--pdeathsig=KILL", "ip", "netns", "exec", self._net(number))
         isolated += ("unshare", "--pid", "--fork", "--mount-proc", "--uts", "--kill-child=KILL")
         times = {
-            "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_timeout_ms": "2000",
-            "RAY_health_check_initial_delay_ms": "1000",
+            "RAY_health_check_period_ms": "2000",
+            "RAY_health_check_timeout_ms": "5000",
             "RAY_raylet_start_wait_time_s": str(OPEN_SECONDS),
         }
         with self._log(number).open("wb") as log:
@@ -320,7 +319,9 @@ class Machines(Cluster):
             )
 
     def _has_begun(self, number: int) -> bool:
-        return b"Ray runtime started" in self._log(number).read_bytes()
+        told = self._log(number).read_bytes()
+        assert self._inits[number].poll() is None, told.decode(errors="replace")
+        return b"Ray runtime started" in told
 
     def _log(self, number: int) -> Path:
         return self.root / f"node-{number}.log"
