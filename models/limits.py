@@ -109,6 +109,21 @@ def positions(max_length: int, length: int) -> None:
         raise RecipeError(key, max_length, allowed, "shorter than the sequence")
 
 
+def distances(options: Options) -> None:
+    """RecipeError if a scheme's buckets, half of which are of one distance each, cannot widen up to
+    its furthest one."""
+    buckets, least = options.get("buckets"), {"relative": 4, "disentangled": 2}
+    if buckets is None or options["type"] not in least:
+        return
+    if buckets < least[options["type"]]:
+        allowed = f"{least[options['type']]} or more"
+        raise RecipeError(("positions", "buckets"), buckets, allowed, "too few")
+    if options["max_distance"] < buckets // 2 + 2:
+        allowed = f"{buckets // 2 + 2} or more, with {buckets} buckets"
+        key = ("positions", "max_distance")
+        raise RecipeError(key, options["max_distance"], allowed, "nearer than the buckets reach")
+
+
 def divides(key: str, given: int, whole: int, what: str) -> None:
     """RecipeError unless `given` divides `whole`."""
     if given < 1 or whole % given:

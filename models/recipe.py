@@ -123,6 +123,7 @@ class ModelConfig:
                 limits.positions(positions["max_length"], n)
 
     def _validate(self, spec: StackSpec, layers: tuple[Layer, ...]) -> None:
+        limits.distances(spec.positions)  # type: ignore[arg-type]
         for use in {use.name for layer in layers for use in layer}:
             options = dict(spec.branches[use])
             try:

@@ -21,6 +21,23 @@ def test_a_width_without_heads_of_its_own_is_refused(zoo: Any, name: str, key: s
     assert caught.value.key[-1] == key
 
 
+@pytest.mark.parametrize(
+    ("name", "positions", "key"),
+    [
+        ("t5", {"type": "relative", "buckets": 32, "max_distance": 16}, "max_distance"),
+        ("t5", {"type": "relative", "buckets": 2}, "buckets"),
+        ("deberta", {"type": "disentangled", "buckets": 4, "max_distance": 3}, "max_distance"),
+    ],
+)
+def test_buckets_must_widen_up_to_the_furthest_distance(
+    zoo: Any, name: str, positions: dict[str, Any], key: str
+) -> None:
+    recipe = Recipe.from_dict(zoo.recipe_dict(name) | {"positions": positions})
+    with pytest.raises(RecipeError) as caught:
+        recipe.at(width=32, n_layers=2, vocab_size=200)
+    assert caught.value.key == ("positions", key)
+
+
 def test_pattern_is_layers_of_uses() -> None:
     assert parse("mamba mamba+&attention+mlp") == (
         (Use("mamba"),),
