@@ -33,13 +33,14 @@ from launch.config import ParallelConfig
 from launch.gang import Gang, wait_any
 from launch.journal import FILE, End, Journal, RunRecord, read_run
 from pipeline.config import Study, load_study
+from pipeline.job import Job, unfinished
 from pipeline.packing import makespan
 from pipeline.plan import Plan, Tokens
 from pipeline.planner import make_plan
 from pipeline.requirements import check_memory
 from pipeline.runs import run_folder
 from pipeline.status import show_status
-from pipeline.sweep import Job, Sweep, unfinished
+from pipeline.sweep import Sweep
 
 GPUS = 16
 TOLD_SECONDS = 10.0

@@ -15,8 +15,8 @@ from pipeline.runs import row
 from pipeline.tables import new_table, short, titled
 
 if TYPE_CHECKING:
+    from pipeline.job import Job
     from pipeline.study import Ready
-    from pipeline.sweep import Job
 
 LISTED = 200
 NAMED = 6

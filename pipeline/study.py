@@ -19,6 +19,7 @@ from pipeline.config import Study, fingerprint
 from pipeline.errors import StudyError
 from pipeline.fits import fit_table, fits_of, fitted
 from pipeline.grids import AdaptiveGrid
+from pipeline.job import Job, unfinished
 from pipeline.lease import leading
 from pipeline.machine import Machine
 from pipeline.package import keep
@@ -33,7 +34,6 @@ from pipeline.records import table, write_table
 from pipeline.requirements import check_disk, check_memory, checkpoint_bytes, exposures
 from pipeline.rules import source
 from pipeline.summary import summary
-from pipeline.sweep import Job, unfinished
 from pipeline.tables import short
 from pipeline.training import Trained, jobs, tracker, train
 

@@ -17,13 +17,14 @@ from pipeline.atomic import write_text
 from pipeline.config import Study
 from pipeline.errors import StudyError
 from pipeline.forwarder import Forwarder
+from pipeline.job import PAUSED, SWEEP, Job
 from pipeline.lease import Lease
 from pipeline.machine import Machine
 from pipeline.plan import Plan
 from pipeline.progress import Task, task
 from pipeline.runs import run_folder, width
 from pipeline.show import duration
-from pipeline.sweep import PAUSED, SWEEP, Job, Sweep
+from pipeline.sweep import Sweep
 from pipeline.tail import read_tail
 from pipeline.tracking import Tracker
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.config import ParallelConfig
+from pipeline.job import Job
 from pipeline.packing import Queue, makespan
-from pipeline.sweep import LOOKAHEAD, Job, Sweep
+from pipeline.sweep import LOOKAHEAD, Sweep
 
 
 @dataclass

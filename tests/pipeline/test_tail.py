@@ -5,8 +5,9 @@ import json
 import pytest
 from rich.console import Console
 
+from pipeline.job import PAUSED, Job
 from pipeline.progress import Task
-from pipeline.sweep import PAUSED, Job, Sweep
+from pipeline.sweep import Sweep
 from pipeline.tail import Tail, read_tail
 from pipeline.training import Shown
 
