@@ -18,8 +18,9 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from launch.config import ParallelConfig, RunConfig
-from launch.journal import FILE, End, FencedError, Journal, Status, read_progress
+from launch.journal import FILE, End, FencedError, Journal, Status
 from launch.ranks import Place
+from launch.tail import read_tail
 from launch.watchdog import blame
 from launch.worker import STOP_FILE, Worker
 
@@ -122,7 +123,7 @@ class Gang:
         """
         assert self._folder
         self.close()
-        now = read_progress(self._folder)
+        now = read_tail(self._folder)
         if now.status in OVER:
             return Outcome(now.status, now.reason, now.step, is_worker_sound=False)
         reason = blame(self._folder, self.parallel.ranks) or problems[0]

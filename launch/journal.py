@@ -23,7 +23,6 @@ Status = Literal[
 ]
 ENDED: tuple[Status, ...] = ("finished", "diverged", "failed", "preempted", "cancelled")
 FILE = "journal.jsonl"
-TAIL_BYTES = 16384
 CLAIM = b'{"kind":"claim"'
 
 
@@ -253,18 +252,6 @@ class RunRecord:
         self.end = None
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a run stands, from the last lines of its journal alone."""
-
-    status: Status
-    attempt: int = 0
-    step: int = 0
-    loss: float | None = None
-    updated: float | None = None
-    reason: str = ""
-
-
 def read_run(folder: Path) -> RunRecord:
     run = RunRecord(folder)
     path = folder / FILE
@@ -272,36 +259,6 @@ def read_run(folder: Path) -> RunRecord:
         for record in _records(path.read_bytes()):
             run._take(record)
     return run
-
-
-def read_progress(folder: Path) -> Progress:
-    """Read a few kilobytes however long the run: for the status of thousands of runs."""
-    try:
-        with (folder / FILE).open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL_BYTES))
-            data = file.read()
-    except FileNotFoundError:
-        return Progress("planned")
-    cut = data if size <= TAIL_BYTES else data[data.find(b"\n") + 1 :]
-    records = list(_records(cut))
-    if not records:
-        return Progress("planned" if size <= TAIL_BYTES else "running")
-    attempt = max(record["attempt"] for record in records)
-    current = [record for record in records if record["attempt"] == attempt]
-    last = current[-1]
-    return Progress(
-        status=last["status"] if last["kind"] == "end" else "running",
-        attempt=attempt,
-        step=_latest(current, "step") or _latest(current, "resumed_from") or 0,
-        loss=_latest(current, "loss"),
-        updated=last["time"],
-        reason=last.get("reason", ""),
-    )
-
-
-def _latest(records: list[dict[str, Any]], key: str) -> Any:
-    return next((record[key] for record in reversed(records) if key in record), None)
 
 
 def _records(data: bytes) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from launch.config import RunConfig
 from launch.journal import Status
-from pipeline.tail import read_tail
+from launch.tail import read_tail
 
 DONE: tuple[Status, ...] = ("finished", "diverged")
 PAUSED = "paused"

@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from launch.config import RunConfig
+from launch.tail import read_tail
 from pipeline.atomic import write_text
 from pipeline.config import Study, fingerprint
 from pipeline.gpus import SHARE_OF_PEAK, UNKNOWN_FLOPS, Gpu
 from pipeline.plan import Plan
 from pipeline.runs import own_steps, run_flops, run_folder, width
-from pipeline.tail import read_tail
 
 PROBES = 4
 PROBE_SECONDS = 0.5

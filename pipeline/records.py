@@ -9,11 +9,11 @@ import pandas as pd
 
 from launch.config import RunConfig
 from launch.journal import RunRecord, read_run
+from launch.tail import read_tail
 from pipeline.atomic import write_text
 from pipeline.config import Study
 from pipeline.plan import Plan
 from pipeline.runs import row, run_folder
-from pipeline.tail import read_tail
 
 
 def table(study: Study, plan: Plan) -> pd.DataFrame:

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 from rich.console import Console, Group
 from rich.live import Live
 
+from launch.tail import read_tail
 from pipeline.job import DONE, PAUSED, SWEEP
 from pipeline.plan import read_rows
 from pipeline.show import status as status_table
-from pipeline.tail import read_tail
 
 REFRESH_SECONDS = 2.0
 STALE_SECONDS = 30.0

@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from launch.tail import read_tail
 from pipeline.atomic import write_text
 from pipeline.config import Study
 from pipeline.errors import StudyError
@@ -25,7 +26,6 @@ from pipeline.progress import Task, task
 from pipeline.runs import run_folder, width
 from pipeline.show import duration
 from pipeline.sweep import Sweep
-from pipeline.tail import read_tail
 from pipeline.tracking import Tracker
 
 RECORD_SECONDS = 2.0

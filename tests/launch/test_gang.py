@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from launch.config import RunConfig
-from launch.journal import FencedError, RunRecord, read_progress, read_run
+from launch.journal import FencedError, RunRecord, read_run
+from launch.tail import read_tail
 from launch.worker import rank_by_node
 
 pytestmark = pytest.mark.cluster
@@ -56,11 +57,11 @@ def test_a_killed_run_goes_on_to_the_same_curve(run_config: Make, gangs: Any, tm
     [pid] = pids(gang)
     target = random.Random(0).randrange(20, 120)
     gang.submit(config, folder)
-    wait_for(lambda: read_progress(folder).step >= target)
+    wait_for(lambda: read_tail(folder).step >= target)
     os.kill(pid, signal.SIGKILL)
     outcome = gangs.wait(gang)
     assert (outcome.status, outcome.is_worker_sound) == ("failed", False)
-    assert "died" in read_progress(folder).reason
+    assert "died" in read_tail(folder).reason
     again = gangs.run(config, folder)
     assert again.attempts[-1].resumed_from % 7 == 0
     assert [point.step for point in again.points] == list(range(1, 151))
@@ -86,7 +87,7 @@ def test_twenty_kills_leave_no_trace(run_config: Make, gangs: Any, tmp_path: Pat
         gang = gangs.of(config)
         victim = chance.choice(pids(gang))
         gang.submit(config, folder)
-        wait_for(lambda target=target: read_progress(folder).step >= target)
+        wait_for(lambda target=target: read_tail(folder).step >= target)
         os.kill(victim, signal.SIGKILL)
         assert gangs.wait(gang).status == "failed"
     killed = gangs.run(config, folder)
@@ -100,7 +101,7 @@ def test_sigterm_saves_and_says_preempted(run_config: Make, gangs: Any, tmp_path
     gang = gangs.of(config)
     [pid] = pids(gang)
     gang.submit(config, tmp_path)
-    wait_for(lambda: read_progress(tmp_path).step >= 5)
+    wait_for(lambda: read_tail(tmp_path).step >= 5)
     os.kill(pid, signal.SIGTERM)
     outcome = gangs.wait(gang)
     assert outcome.status == "preempted"
@@ -112,7 +113,7 @@ def test_a_stop_file_ends_every_rank_together(run_config: Make, gangs: Any, tmp_
     config = run_config(train__steps=4000, parallel__ranks=2)
     gang = gangs.of(config)
     gang.submit(config, tmp_path)
-    wait_for(lambda: read_progress(tmp_path).step >= 5)
+    wait_for(lambda: read_tail(tmp_path).step >= 5)
     gang.stop("cancelled")
     outcome = gangs.wait(gang)
     assert (outcome.status, outcome.is_worker_sound) == ("cancelled", True)
@@ -123,7 +124,7 @@ def test_a_frozen_rank_is_blamed_by_its_peer(run_config: Make, gangs: Any, tmp_p
     gang = gangs.of(config)
     frozen = pids(gang)[1]
     gang.submit(config, tmp_path)
-    wait_for(lambda: read_progress(tmp_path).step >= 5)
+    wait_for(lambda: read_tail(tmp_path).step >= 5)
     os.kill(frozen, signal.SIGSTOP)
     start = time.monotonic()
     outcome = gangs.wait(gang)
@@ -165,7 +166,7 @@ def test_a_run_that_a_later_driver_claims_is_left_alone(
     config = run_config(train__steps=300, train__checkpoint_every=20, parallel__ranks=1)
     old, new = (Gang(config.parallel, epoch=epoch) for epoch in (1, 2))
     old.submit(config, tmp_path)
-    wait_for(lambda: read_progress(tmp_path).step >= 30)
+    wait_for(lambda: read_tail(tmp_path).step >= 30)
     new.submit(config, tmp_path)
     ends = {}
     while len(ends) < 2:

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import psutil
 
-from launch.journal import RunRecord, read_progress, read_run
+from launch.journal import RunRecord, read_run
 from launch.local_cluster import find
 from launch.process import family
+from launch.tail import read_tail
 
 STUDY = """\
 name: %(name)s
@@ -137,14 +138,14 @@ class Cluster:
         return sorted((self.shared / name / "runs").glob("*"))
 
     def runs(self, name: str) -> dict[str, str]:
-        return {folder.name: read_progress(folder).status for folder in self.folders(name)}
+        return {folder.name: read_tail(folder).status for folder in self.folders(name)}
 
     def journals(self, name: str, status: str = "") -> dict[str, bytes]:
         """Journals as they stand, of those runs that are in a state if one is asked for."""
         return {
             folder.name: (folder / "journal.jsonl").read_bytes()
             for folder in self.folders(name)
-            if read_progress(folder).status == status or not status
+            if read_tail(folder).status == status or not status
         }
 
     def records(self, name: str) -> dict[str, RunRecord]:

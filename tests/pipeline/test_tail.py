@@ -5,10 +5,10 @@ import json
 import pytest
 from rich.console import Console
 
+from launch.tail import Tail, read_tail
 from pipeline.job import PAUSED, Job
 from pipeline.progress import Task
 from pipeline.sweep import Sweep
-from pipeline.tail import Tail, read_tail
 from pipeline.training import Shown
 
 

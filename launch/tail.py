@@ -69,11 +69,16 @@ def read_tail(folder: Path) -> Tail:
 
 
 def _last(data: bytes, is_whole: bool) -> dict[str, dict[str, Any]]:
-    """The last whole record of each kind, of the last attempt alone; ``""``: the last of all."""
+    """The last whole record of each kind, of the last attempt alone; ``""``: the last of all.
+
+    What an earlier attempt wrote late, after the last one began, does not count.
+    """
     found: dict[str, dict[str, Any]] = {}
     lines = data[: data.rfind(b"\n") + 1].splitlines()
     for line in reversed(lines if is_whole else lines[1:]):
         record = json.loads(line.decode())
+        if found and record["attempt"] > found[""]["attempt"]:
+            found = {}
         last = found.setdefault("", record)
         if record["attempt"] == last["attempt"]:
             found.setdefault(record["kind"], record)
