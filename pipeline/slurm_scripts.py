@@ -60,7 +60,7 @@ finish() {{
   exit "$status"
 }}
 trap finish EXIT
-trap 'exit 143' TERM
+trap 'exit {saved}' TERM  # until the driver can be told, there is nothing to save
 (umask 077 && {python} -c 'import secrets; print(secrets.token_hex(32))' >{folder}/token)
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")

@@ -137,9 +137,10 @@ case "$*" in
 *start*) exec sleep 60 ;;
 *)
   trap 'echo saved; exit 130' TERM
-  echo "driver $*, TMPDIR=$TMPDIR"
-  if [ -e ../begun ]; then exit 0; fi
+  if [ -e ../begun ]; then is_over=1; fi
   touch ../begun
+  echo "driver $*, TMPDIR=$TMPDIR"
+  if [ "${is_over:-}" ]; then exit 0; fi
   sleep 60 &
   wait ;;
 esac
