@@ -44,9 +44,9 @@ def checked_uri(given: str) -> str:
 Uri = Annotated[str, AfterValidator(checked_uri)]
 
 
-def default_uri(study_folder: Path) -> str:
+def default_uri(folder: Path, name: str = "mlflow.db") -> str:
     """SQLite in the study's folder, absolute: elsewhere a relative path is another file."""
-    return f"{SQLITE}{quote(str(study_folder.absolute()))}/mlflow.db"
+    return f"{SQLITE}{quote(str(folder.absolute() / name))}"
 
 
 def database_file(uri: str) -> Path | None:

@@ -12,6 +12,7 @@ import math
 import os
 import posixpath
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -138,6 +139,8 @@ class Tracker:
             logging.getLogger(name).setLevel(level)
 
         self.folder.mkdir(parents=True, exist_ok=True)
+        if (database := database_file(self.uri)) and not database.exists():
+            _create(database)
         return MlflowClient(self.uri, self.uri)
 
     @cached_property
@@ -279,6 +282,20 @@ class Tracker:
     def _engine(self) -> Any:
         """That of the database, if the store is one."""
         return getattr(self.client._tracking_client.store, "engine", None)
+
+
+def _create(database: Path) -> None:
+    """Make MLflow's file elsewhere and move it to its place when it is whole: MLflow takes many
+    steps, and never again takes a file that was left between two of them."""
+    from mlflow import MlflowClient
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=database.parent) as folder:
+        made = Path(folder) / database.name
+        client: Any = MlflowClient(default_uri(made.parent, made.name))
+        client.search_experiments(max_results=1)
+        client._tracking_client.store.engine.dispose()
+        made.replace(database)
 
 
 def _metric_name(key: str) -> str:

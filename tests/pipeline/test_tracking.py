@@ -168,6 +168,28 @@ def test_a_store_made_anew_gets_everything(tmp_path: Path, attempt: Attempt) -> 
     assert len(curve(again, "loss")) == 10
 
 
+BEGIN = """
+import sys
+from pathlib import Path
+from pipeline.tracking import Tracker
+
+folder = Path(sys.argv[1])
+print(Tracker(None, folder, folder.name).experiment_id)
+"""
+
+
+@pytest.mark.parametrize("seconds", [pytest.param(0.05, marks=pytest.mark.slow), 0.8])
+def test_a_kill_while_the_database_is_made_leaves_none(tmp_path: Path, seconds: float) -> None:
+    process = subprocess.Popen([sys.executable, "-c", BEGIN, tmp_path])
+    while not list(tmp_path.glob(".mlflow-*/mlflow.db")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    time.sleep(seconds)
+    process.kill()
+    process.wait()
+    assert Tracker(None, tmp_path, tmp_path.name).experiment_id
+
+
 def test_a_settled_study_is_told_so_without_mlflow(
     tracker: Tracker, database: str, tmp_path: Path, attempt: Attempt
 ) -> None:
