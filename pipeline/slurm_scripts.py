@@ -87,12 +87,9 @@ fi
 RAY_ADDRESS="$address" {command} &
 driver=$!
 trap 'kill -TERM "$driver" 2>/dev/null || true' TERM
+while kill -0 "$driver" 2>/dev/null; do wait "$driver" || true; done
 status=0
-wait "$driver" || status=$?
-while kill -0 "$driver" 2>/dev/null; do
-  status=0
-  wait "$driver" || status=$?
-done
+wait "$driver" || status=$?  # of its end, which a wait that a signal ended does not tell
 exit "$status"
 """
 
