@@ -18,15 +18,14 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from launch.config import ParallelConfig, RunConfig
-from launch.journal import FILE, End, FencedError, Journal, Status
+from launch.journal import DONE, FILE, End, FencedError, Journal, Status
 from launch.ranks import Place
 from launch.tail import read_tail
 from launch.watchdog import blame
 from launch.worker import STOP_FILE, Worker
 
 RANK = ray.remote(Worker)
-OVER: tuple[Status, ...] = ("finished", "diverged")
-SOUND: tuple[Status, ...] = (*OVER, "cancelled", "preempted")
+SOUND: tuple[Status, ...] = (*DONE, "cancelled", "preempted")
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class Gang:
         assert self._folder
         self.close()
         now = read_tail(self._folder)
-        if now.status in OVER:
+        if now.status in DONE:
             return Outcome(now.status, now.reason, now.step, is_worker_sound=False)
         reason = blame(self._folder, self.parallel.ranks) or problems[0]
         if started := _problem_of_any(self._joined):

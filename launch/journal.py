@@ -21,7 +21,9 @@ from typing import Any, Literal, Self, TypeVar
 Status = Literal[
     "planned", "queued", "running", "finished", "diverged", "failed", "preempted", "cancelled"
 ]
-ENDED: tuple[Status, ...] = ("finished", "diverged", "failed", "preempted", "cancelled")
+DONE: tuple[Status, ...] = ("finished", "diverged")
+"""Of a run that nothing is left to train of."""
+ENDED: tuple[Status, ...] = (*DONE, "failed", "preempted", "cancelled")
 FILE = "journal.jsonl"
 CLAIM = b'{"kind":"claim"'
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from launch.config import RunConfig
-from launch.journal import Status
+from launch.journal import DONE, Status
 from launch.tail import read_tail
 
-DONE: tuple[Status, ...] = ("finished", "diverged")
 PAUSED = "paused"
 """A file of this name in a study's folder holds its runs; ``isoflop pause`` writes it."""
 SWEEP = "sweep.json"

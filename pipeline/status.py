@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from rich.console import Console, Group
 from rich.live import Live
 
+from launch.journal import DONE
 from launch.tail import read_tail
-from pipeline.job import DONE, PAUSED, SWEEP
+from pipeline.job import PAUSED, SWEEP
 from pipeline.plan import read_rows
 from pipeline.show import status as status_table
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from launch.config import ParallelConfig
+from launch.journal import DONE
 from pipeline.branches import Branches
-from pipeline.job import DONE, Job, Outcome, Worker
+from pipeline.job import Job, Outcome, Worker
 from pipeline.packing import EPSILON, Queue
 
 LOOKAHEAD = 8

@@ -14,8 +14,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -50,7 +53,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 300, every: float =
         time.sleep(every)
 
 
-class Cluster:
+class Cluster(ABC):
     """The command as a user has it, and what it left on the disk."""
 
     file: str
@@ -71,15 +74,23 @@ class Cluster:
             lines = [" ".join(choose(WORDS, k=9)) for _ in range(12)]
             (corpus / f"{number:03d}.py").write_text("\n".join(lines))
 
-    def up(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def up(self) -> None: ...
 
-    def down(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def down(self) -> None: ...
 
+    @abstractmethod
     def node(self, number: int) -> list[psutil.Process]:
         """The processes of a node, the head's first."""
-        raise NotImplementedError
+
+    @contextmanager
+    def running(self) -> Iterator[Self]:
+        try:
+            self.up()
+            yield self
+        finally:
+            self.down()
 
     def __call__(self, *arguments: str | Path, code: int = 0) -> str:
         with self.start(*arguments, stderr=subprocess.PIPE) as process:

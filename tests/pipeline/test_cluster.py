@@ -32,12 +32,8 @@ slow = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
-    made = Raylets(tmp_path_factory.mktemp("cluster"), 3)
-    try:
-        made.up()
+    with Raylets(tmp_path_factory.mktemp("cluster"), 3).running() as made:
         yield made
-    finally:
-        made.down()
 
 
 @pytest.fixture

@@ -20,11 +20,8 @@ BUDGET = "3e9"
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     root = tmp_path_factory.mktemp("machines")
     made = Raylets(root, 3) if why_no_machines() else Machines(root, 4)
-    try:
-        made.up()
-        yield made
-    finally:
-        made.down()
+    with made.running() as running:
+        yield running
 
 
 @pytest.fixture
