@@ -46,13 +46,20 @@ class Outcome(Protocol):
         """Why, in one line, where it did not finish."""
 
     @property
+    def step(self) -> int:
+        """How far it came."""
+
+    @property
     def is_worker_sound(self) -> bool:
         """Whether the worker may train the next run."""
 
 
 @dataclass(eq=False)
 class Job:
-    """A run, where it lives, the devices and seconds it should take, and its failures so far."""
+    """A run, where it lives, the devices and seconds it should take.
+
+    ``failures`` are those in a row that came no further than ``furthest``, the step of the first.
+    """
 
     run: RunConfig
     folder: Path
@@ -60,6 +67,7 @@ class Job:
     width: float = 1.0
     priority: int = 0
     failures: int = 0
+    furthest: int = 0
     began: float = 0.0
 
     @property

@@ -240,6 +240,9 @@ class Sweep(Generic[W]):
             self._retry(job, outcome)
 
     def _retry(self, job: Job, outcome: Outcome) -> None:
+        """Try again, unless that brought no progress so often; further on, failures count anew."""
+        if outcome.step > job.furthest:
+            job.furthest, job.failures = outcome.step, 0
         job.failures += 1
         if job.failures <= self.retries:
             self.say(f"{job.run.name} {outcome.status}: {outcome.reason}; trying again")

@@ -39,6 +39,7 @@ class Outcome:
     status: str = "finished"
     reason: str = ""
     is_worker_sound: bool = True
+    step: int = 0
 
 
 @dataclass

@@ -19,6 +19,7 @@ class Outcome:
     status: str = "finished"
     reason: str = ""
     is_worker_sound: bool = True
+    step: int = 0
 
 
 @dataclass
@@ -145,6 +146,18 @@ def test_failures_are_retried_so_often_and_a_broken_worker_is_replaced():
     assert [j.run.name for j in done.failed] == ["bad"]
     assert machine.opened == 3
     assert any("bad failed after 3 tries: out of memory" in line for line in said)
+
+
+@given(st.lists(st.integers(1, 99), unique=True, max_size=9), st.integers(1, 3))
+def test_failures_count_anew_wherever_a_run_came_further(steps, retries):
+    """A week sees more losses of nodes than one place may see failures."""
+    lost = [Outcome("failed", step=step) for step in sorted(steps)]
+    machine = Machine(outcomes={"long": lost, "stuck": [Outcome("failed", step=5)] * 9})
+    done = sweep(machine, retries=retries)
+    done.run([job("long", 1), job("stuck", 1)])
+    assert [j.run.name for j in done.ended] == ["long"]
+    assert machine.order.count("long") == len(steps) + 1
+    assert machine.order.count("stuck") == retries + 1
 
 
 def test_a_diverged_run_is_recorded_and_not_retried():
