@@ -106,13 +106,12 @@ def skipped(plan: Plan) -> Iterable[str]:
 def cut_short(left: Sequence[Job]) -> Iterator[str]:
     """What the laws lack where the hours that were given did not suffice."""
     if left:
-        listed = ", ".join(job.run.name for job in left[:NAMED])
-        more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
+        names = listed([job.run.name for job in left])
         hours = sum(job.expected * job.width for job in left) / 3600
         yield (
             f"--max-gpu-hours: {len(left)} runs were not finished within it, and the laws are "
-            f"without them: {listed}{more}. They need about {hours:.3g} slot-hours; the same "
-            "command, given as many, trains them and fits again"
+            f"without them: {names}. They need about {hours:.3g} slot-hours; the same command, "
+            "given as many, trains them and fits again"
         )
 
 
@@ -157,6 +156,12 @@ def driven(sweep: Mapping[str, Any]) -> str:
         at = time.strftime("%H:%M", time.localtime(sweep["expected_end"]))
         parts.append(f"expected to end at {at}, in {duration(left)}")
     return ", ".join([*parts, f"{sweep['device_hours']:.3g} slot-hours used"])
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def interval(estimate: Mapping[str, Any] | None) -> str:

@@ -93,7 +93,7 @@ def run_study(
     Raises:
         BusyError: another process leads this study.
         LostLeadError: another process took the lead of it.
-        StudyError: a run failed for good, or nothing finished.
+        StudyError: nothing finished; or runs failed for good, which the laws are without.
     """
     say = partial(console.print, markup=False)
     with (
@@ -105,7 +105,7 @@ def run_study(
         device_seconds = math.inf if device_hours is None else 3600 * device_hours
         while True:
             ready = _preflight(study, console, machine)
-            trained = Trained(0.0, ())
+            trained = Trained()
             if ready.left:
                 trained = train(study, console, machine, ready.left, lease, device_seconds)
                 device_seconds -= trained.device_seconds
@@ -114,6 +114,12 @@ def run_study(
             finally:
                 for line in show.cut_short(trained.left):
                     say(line)
+            if trained.failed:
+                names = show.listed([f"{job.run.name} ({job.folder})" for job in trained.failed])
+                raise StudyError(
+                    f"study '{study.name}': the laws are without {len(trained.failed)} runs that "
+                    f"failed for good, which the same command tries again: {names}"
+                )
             if trained.left or not _next_round(study, console, ready.plan):
                 return document
 
@@ -230,8 +236,12 @@ def _show_tokens(work: Task, progress: Progress) -> None:
 def _fit(study: Study, console: Console, plan: Plan) -> dict[str, Any]:
     frame = table(study, plan)
     write_table(frame, study.folder / "table.csv")
-    if not (frame["status"] == "finished").any():
-        raise StudyError(f"study '{study.name}': no run is finished; `isoflop run` trains them")
+    counts = frame["status"].value_counts()
+    if "finished" not in counts:
+        told = ", ".join(f"{count} {status}" for status, count in counts.items())
+        raise StudyError(
+            f"study '{study.name}': no run is finished ({told}); `isoflop run` goes on with them"
+        )
     with task(console, "fit") as work:
         document = fitted(study, frame)
         if document is None:

@@ -16,7 +16,6 @@ from rich.console import Console
 from launch.tail import read_tail
 from pipeline.atomic import write_text
 from pipeline.config import Study
-from pipeline.errors import StudyError
 from pipeline.forwarder import Forwarder
 from pipeline.job import PAUSED, SWEEP, Job
 from pipeline.lease import Lease
@@ -33,10 +32,11 @@ RECORD_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Trained:
-    """What a sweep took, and the runs that its device-seconds did not suffice for."""
+    """What a sweep took, the runs that its device-seconds did not suffice for, and those failed."""
 
-    device_seconds: float
-    left: tuple[Job, ...]
+    device_seconds: float = 0.0
+    left: tuple[Job, ...] = ()
+    failed: tuple[Job, ...] = ()
 
 
 def jobs(study: Study, plan: Plan, seconds: dict[str, float]) -> list[Job]:
@@ -65,11 +65,7 @@ def train(
     lease: Lease,
     device_seconds: float = math.inf,
 ) -> Trained:
-    """Train of what is left as much as should end within ``device_seconds``.
-
-    Raises:
-        StudyError: a run failed for good.
-    """
+    """Train of what is left as much as should end within ``device_seconds``."""
     from launch import gang
 
     machine.start()
@@ -92,10 +88,7 @@ def train(
         lease.check()
         busy = _record(study, sweep, work.elapsed, lease.epoch)
         work.update(total, f"{len(sweep.ended)} runs ended; slots training {busy:.0%} of the time")
-    if sweep.failed:
-        names = ", ".join(f"{job.run.name} ({job.folder})" for job in sweep.failed)
-        raise StudyError(f"{len(sweep.failed)} runs failed for good: {names}")
-    return Trained(sweep.spent, (*sweep.queue, *sweep.waiting))
+    return Trained(sweep.spent, (*sweep.queue, *sweep.waiting), tuple(sweep.failed))
 
 
 def tracker(study: Study) -> Tracker:

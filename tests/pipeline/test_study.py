@@ -1,0 +1,65 @@
+"""A study's driver, over simulated gangs: whatever becomes of runs, what has finished is fitted."""
+
+import io
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from data.prepare import prepare
+from launch.journal import FILE, Journal
+from pipeline.config import Study
+from pipeline.errors import StudyError
+from pipeline.plan import Plan, Tokens
+from pipeline.planner import make_plan
+from pipeline.study import run_study
+from tests.pipeline.simulated import Gang, Outcome, simulate, small_study
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    simulate(monkeypatch)
+    return small_study(tmp_path)
+
+
+def run(study: Study) -> str:
+    told = io.StringIO()
+    run_study(study, Console(file=told, width=1000), 1)
+    return told.getvalue()
+
+
+def statuses(study: Study) -> dict[str, int]:
+    return pd.read_csv(study.folder / "table.csv")["status"].value_counts().to_dict()
+
+
+def end(monkeypatch: pytest.MonkeyPatch, name: str, status: str) -> None:
+    """Let the run ``name`` end so from here on."""
+    finish = Gang.finish
+
+    def finished(gang: Gang) -> Outcome:
+        if gang.config.name != name:
+            return finish(gang)
+        with Journal(gang.folder / FILE) as journal:
+            journal.begin(world=1)
+            journal.append({"kind": "end", "step": 1, "status": status, "reason": "as told"})
+        return Outcome(status, "as told", step=1)
+
+    monkeypatch.setattr(Gang, "finish", finished)
+
+
+def plan_of(study: Study) -> Plan:
+    return make_plan(study, Tokens.of(prepare(study.corpus, study.tokenizer, study.cache, 0)))
+
+
+def test_a_run_that_fails_for_good_withholds_nothing_but_itself(study, monkeypatch):
+    bad = plan_of(study).runs[0].name
+    with monkeypatch.context() as patch:
+        end(patch, bad, "failed")
+        with pytest.raises(StudyError, match=f"the laws are without 1 runs .* tries again: {bad}"):
+            run(study)
+    assert statuses(study) == {"finished": 14, "failed": 1}
+    assert (study.folder / "report.html").is_file()
+    assert (study.folder / "fits" / "dense.json").is_file()
+    run(study)
+    assert statuses(study) == {"finished": 15}
