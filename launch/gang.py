@@ -6,6 +6,7 @@ seconds, and a process group with a lost member cannot be mended.
 """
 
 import contextlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from launch.worker import STOP_FILE, Worker
 
 RANK = ray.remote(Worker)
 SOUND: tuple[Status, ...] = (*DONE, "cancelled", "preempted")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+EXCEPTION = re.compile(r"[\w.]+(Error|Exception): ")
 
 
 @dataclass(frozen=True)
@@ -151,10 +154,20 @@ def _problem(run: Any) -> str | None:
     except RayTaskError as error:
         return str(error.cause)
     except RayActorError as error:
-        return f"a rank's process died: {str(error).splitlines()[0]}"
+        return told(error)
     except RayError as error:
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def told(error: RayActorError) -> str:
+    """In one line: of a process that could not be made the last exception of the cause; of any
+    other Ray's summary, which stands first. Without the colours of a terminal."""
+    lines = [line.strip() for line in COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    if not error.actor_init_failed:
+        return f"a rank's process died: {lines[0]}"
+    raised = next((line for line in reversed(lines) if EXCEPTION.match(line)), lines[-1])
+    return f"a rank's process could not be made: {raised}"
 
 
 def _problem_of_any(calls: Sequence[Any]) -> str | None:
