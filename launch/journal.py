@@ -7,6 +7,7 @@ claims a run before its gang starts it, with the epoch of its lease of the study
 writer before, and every driver of an earlier epoch.
 """
 
+import errno
 import fcntl
 import json
 import math
@@ -63,20 +64,35 @@ class Journal:
         self.append({"kind": "start", **start}, sync=True)
 
     def append(self, record: dict[str, Any], *, sync: bool = False) -> None:
-        """Write one line at once; `sync` waits until the disk has it. Raises `FencedError`."""
+        """Write one line at once; `sync` waits until the disk has it.
+
+        Raises:
+            FencedError: this writer's time is over.
+            OSError: the disk is full; nothing of the line is left.
+        """
         stamp = {"time": time.time(), "attempt": self.attempt, **self._driver}
         stamped = {"kind": record["kind"], **stamp, **record}
         line = json.dumps(_finite(stamped), allow_nan=False, separators=(",", ":")).encode() + b"\n"
-        with _locked(self._fd):
-            if os.fstat(self._fd).st_size != self._end:
-                raise FencedError(f"{self.path} has lines of another attempt than {self.attempt}")
-            self._end += os.write(self._fd, line)
+        with self._unfenced():
+            if os.write(self._fd, line) < len(line):
+                os.ftruncate(self._fd, self._end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            self._end += len(line)
         if sync:
             self.sync()
 
     def sync(self) -> None:
-        """Wait until the disk has every line."""
+        """Wait until the disk has every line. Raises `FencedError` if others have come since."""
         os.fsync(self._fd)
+        with self._unfenced():
+            pass
+
+    @contextmanager
+    def _unfenced(self) -> Iterator[None]:
+        with _locked(self._fd):
+            if os.fstat(self._fd).st_size != self._end:
+                raise FencedError(f"{self.path} has lines of another attempt than {self.attempt}")
+            yield
 
     def close(self) -> None:
         os.close(self._fd)
@@ -200,6 +216,17 @@ class End:
     train_seconds: float | None = None
 
 
+LINES: dict[str, tuple[str, type[Any]]] = {
+    "step": ("points", Point),
+    "eval": ("evals", Evaluation),
+    "health": ("health", Health),
+    "spike": ("spikes", Spike),
+    "straggler": ("stragglers", Straggler),
+    "checkpoint": ("checkpoints", Checkpointed),
+}
+"""Kinds of lines that a `RunRecord` keeps by their step: where, and as what."""
+
+
 @dataclass
 class RunRecord:
     """A run as its journal tells it, the abandoned parts of earlier attempts left out."""
@@ -227,30 +254,17 @@ class RunRecord:
             self._restart(_typed(Attempt, record))
         elif self.attempts and record["attempt"] < self.attempts[-1].attempt:
             return
-        elif kind == "step":
-            self.points.append(_typed(Point, record))
-        elif kind == "eval":
-            self.evals.append(_typed(Evaluation, record))
-        elif kind == "health":
-            self.health.append(_typed(Health, record))
-        elif kind == "spike":
-            self.spikes.append(_typed(Spike, record))
-        elif kind == "straggler":
-            self.stragglers.append(_typed(Straggler, record))
-        elif kind == "checkpoint":
-            self.checkpoints.append(_typed(Checkpointed, record))
         elif kind == "end":
             self.end = _typed(End, record)
+        elif kind in LINES:
+            name, line = LINES[kind]
+            getattr(self, name).append(_typed(line, record))
 
     def _restart(self, attempt: Attempt) -> None:
-        resumed = attempt.resumed_from or 0
         self.attempts.append(attempt)
-        self.points = [point for point in self.points if point.step <= resumed]
-        self.evals = [point for point in self.evals if point.step <= resumed]
-        self.health = [point for point in self.health if point.step <= resumed]
-        self.spikes = [point for point in self.spikes if point.step <= resumed]
-        self.stragglers = [point for point in self.stragglers if point.step <= resumed]
-        self.checkpoints = [point for point in self.checkpoints if point.step <= resumed]
+        for name, _ in LINES.values():
+            lines = getattr(self, name)
+            lines[:] = [line for line in lines if line.step <= (attempt.resumed_from or 0)]
         self.end = None
 
 

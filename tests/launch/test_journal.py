@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.journal import FILE, FencedError, Journal, read_run
+from launch.journal import FILE, LINES, FencedError, Journal, read_run
 from launch.tail import read_tail
 
 
@@ -75,6 +75,61 @@ def test_an_earlier_writer_is_fenced_off(tmp_path: Path):
         first.append(step(1))
     second.append(step(1))
     assert [attempt.attempt for attempt in read_run(tmp_path).attempts] == [1, 2]
+
+
+def test_a_line_that_a_full_disk_takes_in_part_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The system says so by a count alone; a later line would join the torn one for ever."""
+    write_all = os.write
+    with Journal(tmp_path / FILE) as journal:
+        journal.begin(resumed_from=None)
+        journal.append(step(1))
+        with monkeypatch.context() as full:
+            full.setattr(os, "write", lambda fd, line: write_all(fd, line[:20]))
+            with pytest.raises(OSError, match=r"No space left on device.*journal\.jsonl"):
+                journal.append(step(2))
+        assert read_tail(tmp_path).step == 1
+        journal.append(step(2))
+    assert [point.step for point in read_run(tmp_path).points] == [1, 2]
+    assert read_tail(tmp_path).step == 2
+
+
+def test_whoever_waits_for_the_disk_learns_that_another_writes(tmp_path: Path):
+    """A checkpoint is made the newest after that: it must not be one of a run that has moved on."""
+    first = Journal(tmp_path / FILE)
+    first.begin(resumed_from=None)
+    first.sync()
+    with Journal(tmp_path / FILE, epoch=1) as driver:
+        driver.claim()
+        driver.sync()
+    with pytest.raises(FencedError, match="another attempt"):
+        first.sync()
+
+
+def test_every_kind_of_line_is_kept_by_its_step(tmp_path: Path):
+    """What a later attempt does again is left out, whatever kind of line it was."""
+    extra: dict[str, dict] = {
+        "step": step(2),
+        "eval": {"tokens": 2, "flops": 1.0, "loss": 1.0, "bits_per_byte": None},
+        "health": {"grad_norm": {"head": 1.0}},
+        "spike": {"loss": 9.0, "deviations": 12.0, "skipped": False},
+        "straggler": {"rank": 1, "ratio": 2.0},
+        "checkpoint": {"path": "there", "bytes": 1, "seconds": 1.0},
+    }
+    with Journal(tmp_path / FILE) as journal:
+        journal.begin(resumed_from=None)
+        for number in (1, 2):
+            for kind, values in extra.items():
+                journal.append({**values, "kind": kind, "step": number})
+        journal.append({"kind": "system", "step": 2, "cpu": 1.0})
+        journal.begin(resumed_from=1)
+    run = read_run(tmp_path)
+    assert extra.keys() == LINES.keys()
+    for name, kind in LINES.values():
+        [line] = getattr(run, name)
+        assert isinstance(line, kind)
+        assert line.step == 1
 
 
 def test_readers_drop_what_an_earlier_attempt_wrote_late(tmp_path: Path):
