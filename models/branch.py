@@ -86,6 +86,10 @@ class Branch(nn.Module):
         """Stacked weights (E, …) with their name, role and fan-in."""
         return iter(())
 
+    def matrices(self) -> Iterator[tuple[str, nn.Parameter, int]]:
+        """Matrices that are no `Linear`, or stacks of such, with their name and fan-in."""
+        return ((name, weight, fan_in) for name, weight, _, fan_in in self.experts())
+
     def expert_ids(self) -> range:
         """Which experts the stacked weights hold."""
         return range(0)

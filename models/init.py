@@ -17,7 +17,10 @@ that the best rate found at `base_width` holds at every width. A tied head multi
 base_width/D instead, and its embedding starts as small as the head would; scales by the width
 itself (`embedding_scale`, `head.scaled`) have no place beside it. `embedding_std` overrides the
 table for embeddings. Weight decay is divided by the rate's multiplier, since AdamW multiplies the
-two (2405.13698).
+two (2405.13698). What decays are matrices that multiply activations, and the kernels of short
+convolutions, which Mamba's code leaves decayed where it marks A, D and Δ's bias
+`_no_weight_decay`. Nothing else does, whatever its shape: embeddings, norms, biases, and what
+belongs to a channel or a state by itself, such as A and the C of S4.
 """
 
 from __future__ import annotations
@@ -25,19 +28,28 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from models.branch import Branch
 from models.linear import Linear
+from models.mixers.short_conv import ShortConv
 from models.norm import LayerNorm, RMSNorm
 from models.recipe import ModelConfig
 from models.spec import InitSpec
 
 if TYPE_CHECKING:
     from models.model import Model
+
+
+class Matrix(NamedTuple):
+    """A weight that multiplies activations, or a stack of such."""
+
+    name: str
+    weight: Tensor
+    fan_in: int
 
 
 @torch.no_grad()
@@ -80,10 +92,10 @@ def param_groups(model: Model, learning_rate: float, weight_decay: float) -> lis
     """See `Model.param_groups`; groups are ordered by (multiplier, decay) and named."""
     multipliers = dict(_multipliers(model))
     groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
-    embeddings = _vectors(model)
+    decaying = _decaying(model)
     for parameter in model.parameters():
         multiplier = multipliers.get(id(parameter), 1.0)
-        decayed = parameter.ndim >= 2 and id(parameter) not in embeddings
+        decayed = id(parameter) in decaying
         expert = getattr(parameter, "expert", False)
         groups.setdefault((multiplier, decayed, expert), []).append(parameter)
     return [
@@ -97,6 +109,18 @@ def param_groups(model: Model, learning_rate: float, weight_decay: float) -> lis
             groups.items(), key=lambda item: item[0]
         )
     ]
+
+
+def matrices(model: Model) -> Iterator[Matrix]:
+    """See `Model.matrices`."""
+    vectors = _vectors(model)
+    for path, module in model.named_modules():
+        if isinstance(module, Linear):
+            if id(module.weight) not in vectors:
+                yield Matrix(f"{path}.weight", module.weight, module.in_features)
+        elif isinstance(module, Branch):
+            for name, weight, fan_in in module.matrices():
+                yield Matrix(f"{path}.{name}", weight, fan_in)
 
 
 def logit_multiplier(config: ModelConfig) -> float:
@@ -122,6 +146,11 @@ def _multipliers(model: Model) -> Iterator[tuple[int, float]]:
         elif isinstance(module, Branch):
             for _, weight_E, _, _ in module.experts():
                 yield id(weight_E), scale
+
+
+def _decaying(model: Model) -> set[int]:
+    kernels = [part.weight_IQ for part in model.modules() if isinstance(part, ShortConv)]
+    return {id(weight) for weight in (*(matrix.weight for matrix in matrices(model)), *kernels)}
 
 
 def _vectors(model: Model) -> set[int]:

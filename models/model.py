@@ -204,9 +204,14 @@ class Model(Stack):
                     use.branch.rebalance(aux[f"load/ahead.{k}"])
 
     def param_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for an optimizer: learning rates scaled with width as the scheme says, and no
-        decay on embeddings, norms, biases and other vectors."""
+        """Groups for an optimizer: learning rates scaled with width as the scheme says, and decay
+        on `matrices` and kernels of convolutions alone."""
         return init.param_groups(self, learning_rate, weight_decay)
+
+    def matrices(self) -> Iterator[init.Matrix]:
+        """Every weight that multiplies activations, the head's included unless it is tied: of
+        `Linear`s, of experts (stacked), of branches' own."""
+        return init.matrices(self)
 
     def vectors(self, tokens_BT: Tensor) -> Tensor:
         """Of tokens, as the stacks read them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -75,6 +77,10 @@ class Slstm(Branch, name="slstm"):
             return h, c, n, m
         zero = input_HBL.new_zeros(*input_HBL.shape[:2], self.head_width)
         return zero, zero, zero, torch.full_like(zero, -torch.inf)
+
+    def matrices(self) -> Iterator[tuple[str, nn.Parameter, int]]:
+        """Those from h."""
+        yield "again_HKL", self.again_HKL, self.head_width
 
     def mixing_flops(self, length: int) -> int:
         """The convolution, the matrices from h, and c, n and h (3, 2, 2) per channel."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import ModelConfig, Recipe, build, cost
+from models import Model, ModelConfig, Recipe, build, cost
 from models.channels.moe import Moe
 from models.linear import Linear
 from models.training import blank, losses
@@ -157,8 +158,28 @@ def test_every_parameter_is_in_one_group(zoo: Any, name: str) -> None:
     groups = model.param_groups(0.02, 0.1)
     listed = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(listed) == sorted(id(parameter) for parameter in model.parameters())
-    for group in groups:
-        assert group["weight_decay"] == 0 or all(p.ndim >= 2 for p in group["params"])
+
+
+def test_what_decays_multiplies_activations(zoo: Any, name: str) -> None:
+    """Weights of linear maps, experts, sLSTM's recurrence, and kernels of short convolutions."""
+    model = build(zoo.small(name))
+    for path in decayed(model):
+        module = model.get_submodule(path.rpartition(".")[0])
+        leaf = path.rpartition(".")[2]
+        assert leaf in ("into_EDI", "out_EID", "again_HKL", "weight_IQ") or (
+            leaf == "weight" and isinstance(module, Linear)
+        ), path
+
+
+def decayed(model: Model) -> list[str]:
+    """The names of what has weight decay."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [
+        names[id(parameter)]
+        for group in model.param_groups(0.02, 0.1)
+        if group["weight_decay"]
+        for parameter in group["params"]
+    ]
 
 
 def test_config_round_trips_as_json(zoo: Any, name: str) -> None:
@@ -186,16 +207,30 @@ def test_compiled_model_gives_the_same_logits(zoo: Any, name: str) -> None:
 
 
 def test_golden(zoo: Any, name: str) -> None:
-    """The resolved config, parameters and FLOPs at one shape, so that a change shows as a diff.
+    """The resolved config, parameters and FLOPs at one shape, and which parameters have weight
+    decay, so that a change shows as a diff.
     `GOLDEN=write pytest tests/models -k golden` writes them anew."""
     config = zoo.small(name, width=64)
-    record = {"config": config.to_dict(), "cost": cost(config, 128).to_dict()}
+    with torch.device("meta"):
+        model = build(config)
+    decaying, names = set(decayed(model)), dict(model.named_parameters())
+    record = {
+        "config": config.to_dict(),
+        "cost": cost(config, 128).to_dict(),
+        "decayed": patterns(decaying),
+        "not_decayed": patterns(set(names) - decaying),
+    }
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
     path = GOLDEN / f"{name}.json"
     if os.environ.get("GOLDEN") == "write":
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert text == path.read_text()
+
+
+def patterns(names: set[str]) -> list[str]:
+    """With a star for numbers of layers and of branches in them."""
+    return sorted({re.sub(r"\b\d+\b", "*", name) for name in names})
 
 
 def test_every_golden_file_has_a_recipe(zoo: Any) -> None:
