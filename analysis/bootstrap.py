@@ -3,6 +3,9 @@
 rows    rows drawn with replacement: each row carries noise of its own
 runs    runs drawn with replacement, with all their rows: checkpoints of one run share noise
 seeds   the losses redrawn with the spread that replicate seeds show, the design kept
+
+Runs, and whatever else is drawn together, tell how another would come out only if there are
+several: of one there are no resamples, and no interval is bounded; of few, a notice.
 """
 
 from __future__ import annotations
@@ -15,20 +18,27 @@ from zlib import crc32
 import numpy as np
 
 from analysis.laws.base import Array
-from analysis.notices import RefusedError, TooFewPoints
+from analysis.notices import FewClusters, Notice, RefusedError, TooFewPoints
 from analysis.table import Table
 
 Kind = Literal["rows", "runs", "seeds"]
+ENOUGH = 8
+"""With fewer clusters than about this a bootstrap of them gives intervals that are too narrow
+(Cameron, Gelbach and Miller 2008, Bootstrap-Based Improvements for Inference with Clustered
+Errors)."""
 DESIGN = ("params", "tokens", "architecture", "experts", "granularity", "sparsity", "unique_tokens")
 
 
 @dataclass(frozen=True)
 class Resamples:
-    """Weights of rows (R, N) and shifts of log loss (R, N) or zero."""
+    """Weights of rows (R, N) and shifts of log loss (R, N), either of them (1, N) where it is the
+    same in all."""
 
     kind: Kind
+    count: int
     weights_RN: Array
     shifts_RN: Array
+    notices: tuple[Notice, ...] = ()
 
 
 def draw(
@@ -51,19 +61,32 @@ def draw(
         repeated = table.has("run") and bool(table.frame["run"].duplicated().any())
         kind = "runs" if repeated else "rows"
     if kind == "seeds":
-        return Resamples(kind, np.ones((1, size)), _seed_noise(table, count, rng))
+        return Resamples(kind, count, np.ones((1, size)), _seed_noise(table, count, rng))
     label = pair_by or ("run" if kind == "runs" else None)
     if label is None:
         weights = rng.multinomial(size, np.full(size, 1 / size), size=count)
-        return Resamples(kind, weights.astype(np.float64), np.zeros((1, size)))
+        return Resamples(kind, count, weights.astype(np.float64), np.zeros((1, size)))
     if not table.has(label):
         message = f"rows cannot be resampled by {label!r}: the table has no such column"
         raise RefusedError(TooFewPoints(message))
     labels = table.labels(label)
+    clusters = len(np.unique(labels))
+    notices = _few(table, label, clusters) if count else ()
+    count = count if clusters > 1 else 0
     names = np.unique(units) if len(units) else np.unique(labels)
     cluster_N = np.searchsorted(names, labels)
     weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count)
-    return Resamples(kind, weights[:, cluster_N].astype(np.float64), np.zeros((1, size)))
+    weights_RN = weights[:, cluster_N].astype(np.float64)
+    return Resamples(kind, count, weights_RN, np.zeros((1, size)), notices)
+
+
+def _few(table: Table, label: str, clusters: int) -> tuple[Notice, ...]:
+    if clusters >= ENOUGH:
+        return ()
+    message = f"intervals rest on {clusters} values of {label!r} and are too narrow as a rule"
+    if clusters < 2:
+        message = f"all rows share one value of {label!r}: nothing bounds an interval"
+    return (FewClusters(message, table.rows),)
 
 
 def _stream(table: Table) -> int:

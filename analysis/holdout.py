@@ -72,7 +72,7 @@ def holdout(
             fitted = fit(table.where(below), law, resamples=resamples, seed=seed)
         except RefusedError:
             continue
-        if not fitted.identifiable:
+        if not fitted.identifiable or (resamples and not len(fitted.samples_RP)):
             continue
         held = table.where(~below)
         predicted = fitted.predict(noise=True, **held.columns(law.columns))

@@ -64,6 +64,10 @@ class TooFewPoints(Notice):
     """Fewer points than the question needs."""
 
 
+class FewClusters(Notice):
+    """Few runs, or seeds, were drawn from for the intervals."""
+
+
 class VertexOutside(Notice):
     """The minimum of an IsoFLOP profile lies outside its points."""
 

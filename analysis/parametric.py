@@ -76,14 +76,14 @@ def fit(
     problem = law.problem(table.columns(law.columns), log_target)
     best = optimise(problem, log_target, delta, table.weights)
     drawn = bootstrap.draw(table, resamples, seed, kind, pair_by, units)
-    theta_RP = resample(problem, best, log_target, drawn, resamples, delta, table.weights)
+    theta_RP = resample(problem, best, log_target, drawn, delta, table.weights)
     free = problem.unidentifiable() or _undetermined(problem, law, best)
     limits, weak = _limits(problem, law, best, theta_RP, level, identifiable=not free)
     rule, rule_notices = ComputeRule(), list[Notice]()
     if {"params", "tokens"} <= set(law.columns):
         rule, rule_notices = compute_rule(table)
     notices: list[Notice] = [*table.notices, *hygiene(table.frame), *rule_notices, *free]
-    notices += _mixed(table)
+    notices += [*drawn.notices, *_mixed(table)]
     notices += _bound_notices(problem, law, best) if not free else []
     notices += weak if not free else []
     if best.agreeing == 1 and best.starts > 1:
@@ -127,12 +127,11 @@ def resample(
     best: Best,
     log_target_N: Array,
     drawn: bootstrap.Resamples,
-    count: int,
     delta: float = DELTA,
     weights_N: Array | None = None,
 ) -> Array:
     """Refit every resample (R, P), starting from the best fit."""
-    starts = np.repeat(best.theta_P[None], count, axis=0)
+    starts = np.repeat(best.theta_P[None], drawn.count, axis=0)
     target_RN = log_target_N + drawn.shifts_RN
     weights_RN = drawn.weights_RN * (1.0 if weights_N is None else weights_N)
     solution = minimise(

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import RefusedError, Table, fit
+from analysis import Fit, RefusedError, Table, fit
 from analysis.bootstrap import draw, seed_spread
 from analysis.holdout import holdout
-from analysis.notices import AnalysisError
+from analysis.notices import AnalysisError, FewClusters
 from analysis.profile_likelihood import profile
 from analysis.synthetic import BESIROGLU, isoflop_grid
 
@@ -59,6 +59,29 @@ def test_checkpoints_of_a_run_do_not_pass_for_independent_rows(noisy: pd.DataFra
     assert by_run.bootstrap == "runs"
     one, other = by_run.derived["a"], by_row.derived["a"]
     assert one.high - one.low > 1.5 * (other.high - other.low)
+
+
+def test_one_run_bounds_no_interval(noisy: pd.DataFrame) -> None:
+    """Every resample of one cluster is the table itself."""
+    for column, options in (("run", {}), ("seed", {"pair_by": "seed"})):
+        alone = fit(noisy.assign(**{column: "only"}), resamples=100, **options)
+        estimates = [*alone.parameters.values(), *alone.derived.values()]
+        assert not any(np.isfinite([e.low, e.high]).any() for e in estimates)
+        assert not np.isfinite(alone.predict(params=1e9, tokens=2e10).high).any()
+        (notice,) = [n for n in alone.notices if isinstance(n, FewClusters)]
+        assert repr(column) in notice.message
+        assert len(notice.rows) == len(noisy)
+        assert Fit.from_json(alone.to_json()).parameters == alone.parameters
+    assert holdout(noisy.assign(run="only"), resamples=100) == []
+
+
+@pytest.mark.parametrize(("runs", "told"), [(3, True), (8, False)])
+def test_intervals_of_few_runs_say_so(noisy: pd.DataFrame, runs: int, told: bool) -> None:
+    table = noisy.assign(run=np.arange(len(noisy)) % runs)
+    found = fit(table, resamples=100)
+    assert found.bootstrap == "runs"
+    assert any(isinstance(n, FewClusters) for n in found.notices) == told
+    assert found.derived["a"].low < found.derived["a"].high
 
 
 def test_replicate_seeds_tell_the_noise(noisy: pd.DataFrame) -> None:
