@@ -111,5 +111,6 @@ def _seed_noise(table: Table, count: int, rng: np.random.Generator) -> Array:
     spread, freedom = seed_spread(table)
     if not freedom:
         raise RefusedError(TooFewPoints("no two rows are replicates of one design under two seeds"))
-    # The spread is itself uncertain: Student's t in place of the normal says so.
-    return np.asarray(spread * rng.standard_t(freedom, size=(count, len(table))))
+    # The spread is itself uncertain, and one for all rows: each resample has its own.
+    spread_R1 = spread * np.sqrt(freedom / rng.chisquare(freedom, size=(count, 1)))
+    return np.asarray(spread_R1 * rng.standard_normal((count, len(table))))

@@ -101,6 +101,19 @@ def test_replicate_seeds_tell_the_noise(noisy: pd.DataFrame) -> None:
         fit(noisy, kind="seeds")
 
 
+def test_an_uncertain_spread_is_one_for_all_rows() -> None:
+    """Each row of a resample alone has Student's t; together they have one scale."""
+    table = isoflop_grid(BESIROGLU, NINE, 4, 6, noise=0.01).iloc[:20]
+    twice = table.iloc[:3].assign(loss=lambda frame: frame["loss"] * [1.01, 0.99, 1.02])
+    read = Table.read(pd.concat([table, twice], ignore_index=True))
+    spread, freedom = seed_spread(read)
+    assert freedom == 3
+    shifts_RN = draw(read, 4000, 0, kind="seeds").shifts_RN
+    scale_R = (shifts_RN**2).mean(axis=1) / spread**2
+    expected = np.quantile(freedom / np.random.default_rng(1).chisquare(freedom, 4000), [0.1, 0.9])
+    assert np.quantile(scale_R, [0.1, 0.9]) == pytest.approx(expected, rel=0.25)
+
+
 def test_tables_drawn_over_the_same_units_are_paired() -> None:
     table = isoflop_grid(BESIROGLU, NINE, 4, 6, noise=0.01).assign(seed=np.tile(range(4), 9))
     one, other = Table.read(table), Table.read(table.assign(loss=table["loss"] * 0.9))
