@@ -5,6 +5,8 @@ IsoflopError
 ├── BusyError      another process leads this study
 ├── LostLeadError  another process took the lead of this study
 └── StudyError     the study cannot go on: missing data, no finished run, a stage failed
+
+StoppedError is none of them: a KeyboardInterrupt, and what became of the runs.
 """
 
 from __future__ import annotations
@@ -41,6 +43,14 @@ class LostLeadError(IsoflopError):
 
 class StudyError(IsoflopError):
     """The study cannot go on as it stands."""
+
+
+class StoppedError(KeyboardInterrupt):
+    """Training was interrupted; of the runs that went on, ``unsaved`` did not save their state."""
+
+    def __init__(self, unsaved: Iterable[str]):
+        self.unsaved = list(unsaved)
+        super().__init__(self.unsaved)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -18,6 +18,8 @@ from pipeline.store import scrubbed
 from pipeline.tracking import Tracker
 
 FAILURES_OF_AN_OUTAGE = 2  # one may be the run's own
+HASTE = 15.0
+"""The patience of one who was interrupted: what ends him soon waits no longer."""
 
 
 class Forwarder:
@@ -51,10 +53,11 @@ class Forwarder:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        patience = self._patience if kind is None else min(self._patience, HASTE)
         self._leaving.set()
         self._moved = time.monotonic()
-        while (left := self._moved + self._patience - time.monotonic()) > 0:
+        while (left := self._moved + patience - time.monotonic()) > 0:
             self._thread.join(left)
             if not self._thread.is_alive():
                 break

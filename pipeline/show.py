@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 
+from pipeline.errors import StoppedError
 from pipeline.plan import Plan
 from pipeline.runs import row
 from pipeline.tables import new_table, short, titled
@@ -113,6 +114,18 @@ def cut_short(left: Sequence[Job]) -> Iterator[str]:
             f"without them: {names}. They need about {hours:.3g} slot-hours; the same command, "
             "given as many, trains them and fits again"
         )
+
+
+def stopped(stop: KeyboardInterrupt) -> str:
+    """What an interruption left behind: before and after training there is no run to tell of."""
+    if not isinstance(stop, StoppedError):
+        return "stopped; the same command goes on"
+    if not stop.unsaved:
+        return "stopped; every run has saved its state, and the same command goes on"
+    return (
+        f"stopped; {listed(stop.unsaved)} did not save their state in time: the same command goes "
+        "on with them from their last checkpoints, and with every other run from where it was"
+    )
 
 
 def status(rows: Sequence[Mapping[str, Any]], sweep: Mapping[str, Any] | None = None) -> Group:

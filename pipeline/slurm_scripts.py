@@ -53,7 +53,7 @@ finish() {{
   kill "${{steps[@]}}" 2>/dev/null || true
   wait
   if [ "$status" = {saved} ] && [ ! -e {folder}/cancelled ]; then
-    echo "the time is over and every run has saved its state: queueing this job again"
+    echo "the time is over: queueing this job again, which goes on where it was"
     scontrol requeue "$SLURM_JOB_ID" && exit "$status"
   fi
   echo "$status" >{folder}/exit

@@ -16,12 +16,15 @@ from typing import Any, Generic, TypeVar
 from launch.config import ParallelConfig
 from launch.journal import DONE
 from pipeline.branches import Branches
+from pipeline.errors import StoppedError
 from pipeline.job import Job, Outcome, Worker
 from pipeline.packing import EPSILON, Queue
 
 LOOKAHEAD = 8
 """Gangs that Ray may be finding a place for at once: hundreds slow its scheduler to a crawl."""
 PLACING_SECONDS = 0.05
+SAVE_SECONDS = 90.0
+"""What runs have to save their state in when it all ends: Slurm and Kubernetes give 120."""
 
 W = TypeVar("W", bound=Worker)
 
@@ -64,7 +67,7 @@ class Sweep(Generic[W]):
         """Train ``jobs``; on an interruption every run saves its state before this returns.
 
         Raises:
-            KeyboardInterrupt: it was interrupted, and the runs have been stopped.
+            StoppedError: it was interrupted; the error names the runs that did not save theirs.
         """
         self._sort(jobs)
         try:
@@ -77,8 +80,7 @@ class Sweep(Generic[W]):
                 self._await(PLACING_SECONDS if starting else patience)
             self.on_change(self)
         except KeyboardInterrupt:
-            self._stop()
-            raise
+            raise StoppedError(self._stop()) from None
         finally:
             self._close()
 
@@ -270,14 +272,20 @@ class Sweep(Generic[W]):
         for worker, _ in self.busy.values():
             worker.stop()
 
-    def _stop(self) -> None:
+    def _stop(self) -> list[str]:
+        """Have all runs save their state; the names of those that did not within the time."""
+        if self.busy:
+            self.say(f"stopping: {len(self.busy)} runs have {SAVE_SECONDS:g} s to save their state")
         self._ask_all_to_stop()
-        deadline = time.monotonic() + 20
-        while self.busy and time.monotonic() < deadline:
-            workers = [worker for worker, _ in self.busy.values()]
-            for worker, _ in self.wait_any(workers, 0.5):
+        unsaved: list[str] = []
+        deadline = self.clock() + SAVE_SECONDS
+        while self.busy and self.clock() < deadline:
+            for worker, outcome in self.wait_any([w for w, _ in self.busy.values()], 0.5):
+                _, job = self.busy.pop(id(worker))
                 worker.close()
-                del self.busy[id(worker)]
+                if outcome.status == "failed":
+                    unsaved.append(job.run.name)
+        return [*unsaved, *(job.run.name for _, job in self.busy.values())]
 
     def _close(self) -> None:
         for worker in [*(w for w, _ in self.busy.values()), *(w for _, w in self.idle)]:

@@ -70,8 +70,10 @@ def run(
         from pipeline.watch import watch as watch_study
 
         watch_study(loaded, console())
-    except KeyboardInterrupt:
-        console().print("stopped; every run has saved its state, and the same command goes on")
+    except KeyboardInterrupt as stop:
+        from pipeline.show import stopped
+
+        console().print(stopped(stop), markup=False)
         raise typer.Exit(130) from None
 
 

@@ -175,7 +175,7 @@ def test_a_job_whose_time_is_over_queues_itself_again(slurm, driver, tmp_path):
     os.kill(pid_of(slurm), signal.SIGTERM)
     wait_for(lambda: latest(jobs, "quickstart").state == "finished")
     assert log.read_text().count("driver -m pipeline run") == 2
-    assert "the time is over and every run has saved its state" in log.read_text()
+    assert "the time is over: queueing this job again" in log.read_text()
 
 
 def test_a_folder_that_a_node_does_not_see_is_named_before_anything_starts(slurm, driver, tmp_path):

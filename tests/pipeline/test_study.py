@@ -6,11 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from data.prepare import prepare
 from launch.journal import FILE, Journal
+from pipeline import study as driver
+from pipeline.cli import app
 from pipeline.config import Study
-from pipeline.errors import StudyError
+from pipeline.errors import StoppedError, StudyError
 from pipeline.plan import Plan, Tokens
 from pipeline.planner import make_plan
 from pipeline.study import run_study
@@ -63,3 +66,24 @@ def test_a_run_that_fails_for_good_withholds_nothing_but_itself(study, monkeypat
     assert (study.folder / "fits" / "dense.json").is_file()
     run(study)
     assert statuses(study) == {"finished": 15}
+
+
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        (KeyboardInterrupt(), "stopped; the same command goes on"),
+        (StoppedError([]), "stopped; every run has saved its state, and the same command goes on"),
+        (StoppedError(["a", "b"]), "stopped; a, b did not save their state in time"),
+    ],
+)
+def test_an_interruption_claims_what_is_known_and_no_more(study, monkeypatch, stop, said):
+    """Such as nothing, while the corpus is tokenized."""
+
+    def interrupted(*_: object) -> None:
+        raise stop
+
+    monkeypatch.setattr(driver, "_prepare", interrupted)
+    monkeypatch.setattr("pipeline.config.load_study", lambda *_, **__: study)
+    ended = CliRunner().invoke(app, ["run", "small"])
+    assert ended.exit_code == 130
+    assert ended.stdout.startswith(said)

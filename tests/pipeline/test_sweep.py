@@ -1,5 +1,6 @@
 """The scheduler, over simulated gangs: everything once, slots never exceeded, failures bounded."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.config import ParallelConfig
+from pipeline.errors import StoppedError
 from pipeline.job import Job
 from pipeline.packing import Queue, makespan
-from pipeline.sweep import LOOKAHEAD, Sweep
+from pipeline.sweep import LOOKAHEAD, SAVE_SECONDS, Sweep
 
 
 @dataclass
@@ -37,6 +39,7 @@ class Machine:
     placing: float = 0.0
     most_placing: int = 0
     workers: list = field(default_factory=list)
+    saving: dict[str, float] = field(default_factory=dict)
 
     def open_worker(self, shape):
         worker = Gang(self, shape.ranks, placed_at=self.clock + self.placing)
@@ -51,9 +54,10 @@ class Machine:
         if self.interrupt_at is not None and self.clock >= self.interrupt_at:
             self.interrupt_at = None
             raise KeyboardInterrupt
-        stopped = [w for w in workers if w.stopped]
-        if stopped:
-            return [(w, Outcome("preempted")) for w in stopped]
+        if any(w.stopped for w in workers):
+            saved = [w for w in workers if self.clock >= w.saved_at]
+            self.clock += 0 if saved else timeout
+            return [(w, self.outcomes.get(w.name, [Outcome("preempted")])[0]) for w in saved]
         first = min(workers, key=lambda w: w.until)
         if timeout < 1 and first.until > self.clock + timeout:
             self.clock += timeout
@@ -76,6 +80,7 @@ class Gang:
     until: float = 0.0
     name: str = ""
     stopped: bool = False
+    saved_at: float = 0.0
     placed_at: float = 0.0
 
     def submit(self, config, folder):
@@ -89,6 +94,7 @@ class Gang:
 
     def stop(self):
         self.stopped = True
+        self.saved_at = self.machine.clock + self.machine.saving.get(self.name, 0.0)
 
     def close(self):
         self.machine.open -= self.ranks
@@ -170,10 +176,22 @@ def test_a_diverged_run_is_recorded_and_not_retried():
 
 def test_an_interruption_stops_every_run_and_closes_every_worker():
     machine = Machine(interrupt_at=3.0)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(StoppedError) as stopped:
         sweep(machine).run([job(f"r{i}", 2) for i in range(9)])
+    assert stopped.value.unsaved == []
     assert machine.open == 0
     assert len(machine.order) < 9
+
+
+def test_runs_that_do_not_save_within_the_time_are_named():
+    machine = Machine(interrupt_at=0.0, saving={"slow": SAVE_SECONDS - 1, "stuck": math.inf})
+    machine.outcomes["broken"] = [Outcome("failed", "the disk is full")]
+    jobs = [job(name, 500) for name in ("slow", "stuck", "broken", "quick")]
+    with pytest.raises(StoppedError) as stopped:
+        sweep(machine, slots=4).run(jobs)
+    assert sorted(stopped.value.unsaved) == ["broken", "stuck"]
+    assert machine.open == 0
+    assert SAVE_SECONDS <= machine.clock < 120, "what Slurm gives"
 
 
 def test_wide_and_narrow_jobs_keep_the_devices_busy_to_the_tail():
