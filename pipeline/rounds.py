@@ -12,6 +12,7 @@ from analysis.design import next_runs
 from analysis.estimate import Estimate
 from analysis.notices import AnalysisError
 from analysis.result import Fit
+from launch.journal import DONE
 from pipeline.config import Study
 from pipeline.grids import AdaptiveGrid, Proposal
 from pipeline.plan import Tokens
@@ -33,13 +34,14 @@ def propose(
 ) -> tuple[list[Proposal], list[str]]:
     """The next round's runs, none when all is answered or used; and a line about each law.
 
-    ``table`` holds the finished runs.
+    ``table`` holds all runs so far: laws are of the finished ones, and those that are over count.
     """
     grid = study.grid
     assert isinstance(grid, AdaptiveGrid)
     proposals: list[Proposal] = []
     lines: list[str] = []
     number = max((proposal.round for proposal in earlier), default=0) + 1
+    over = table[table["status"].isin(DONE)]
     for name, fit in fits.items():
         try:
             answer = _answer(grid, fit)
@@ -51,14 +53,14 @@ def propose(
         if factor <= grid.interval:
             lines.append(f"{told}, as asked")
             continue
-        own = table[table["architecture"] == name]
+        own = over[over["architecture"] == name]
         plan = next_runs(
             fit,
-            own,
+            own[own["status"] == "finished"],
             _choices(study, tokens, fit, name, own),
             flops=grid.at,
             target=grid.target,
-            budget=_left(grid, table) / len(fits),
+            budget=_left(grid, over) / len(fits),
         )
         found = [
             Proposal(name, float(run["params"]), float(run["budget"]), number)
@@ -69,15 +71,17 @@ def propose(
     return proposals, lines
 
 
-def _left(grid: AdaptiveGrid, table: pd.DataFrame) -> float:
-    """FLOPs that may still be spent: of what is given, or what the hours left buy at this pace."""
-    spent = float(table["flops"].sum())
-    left = math.inf if grid.spend is None else grid.spend - spent
-    if grid.hours is not None and "train_seconds" in table:
-        seconds = float(table["train_seconds"].sum())
-        rate = spent / seconds if seconds else 0.0
-        left = min(left, (3600 * grid.hours - seconds) * rate)
-    return max(left, 0.0)
+def _left(grid: AdaptiveGrid, over: pd.DataFrame) -> float:
+    """FLOPs that may still be spent: of those given, or that the hours buy at the pace so far.
+
+    A run that diverged counts as a whole one: a study of such runs would never end otherwise.
+    """
+    given = math.inf if grid.spend is None else grid.spend
+    if grid.hours is not None:
+        finished = over[over["status"] == "finished"]
+        flops, seconds = (finished[name].sum() for name in ("own_flops", "train_seconds"))
+        given = min(given, 3600 * grid.hours * flops / seconds if seconds else 0.0)
+    return max(float(given - over["own_flops"].sum()), 0.0)
 
 
 def _answer(grid: AdaptiveGrid, fit: Fit) -> Estimate:
@@ -87,9 +91,7 @@ def _answer(grid: AdaptiveGrid, fit: Fit) -> Estimate:
     return found
 
 
-def _choices(
-    study: Study, tokens: Tokens, fit: Fit, name: str, table: pd.DataFrame
-) -> pd.DataFrame:
+def _choices(study: Study, tokens: Tokens, fit: Fit, name: str, over: pd.DataFrame) -> pd.DataFrame:
     """Runs that can be planned around the law's optimum, less those that were done often enough."""
     grid, variant = study.grid, study.variants[name]
     assert isinstance(grid, AdaptiveGrid)
@@ -105,9 +107,9 @@ def _choices(
     if runs.empty:
         return pd.DataFrame({"params": [], "tokens": [], "flops": [], "budget": []}, dtype=float)
     pairs = zip(runs["params"], runs["flops"], strict=True)
-    return runs[[_done(table, *pair) < REPLICATES for pair in pairs]]
+    return runs[[_done(over, *pair) < REPLICATES for pair in pairs]]
 
 
-def _done(table: pd.DataFrame, params: float, flops: float) -> int:
-    near = (table["params"] / params - 1).abs() < NEAR
-    return int((near & ((table["flops"] / flops - 1).abs() < NEAR)).sum())
+def _done(over: pd.DataFrame, params: float, flops: float) -> int:
+    near = (over["params"] / params - 1).abs() < NEAR
+    return int((near & ((over["flops"] / flops - 1).abs() < NEAR)).sum())

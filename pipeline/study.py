@@ -191,8 +191,7 @@ def _next_round(study: Study, console: Console, plan: Plan) -> bool:
 
     table = pd.read_csv(study.folder / "table.csv")
     earlier = read_proposals(study)
-    finished = table[table["status"] == "finished"]
-    found, lines = propose(study, plan.tokens, fits_of(study), finished, earlier)
+    found, lines = propose(study, plan.tokens, fits_of(study), table, earlier)
     for line in lines:
         console.print(line, markup=False)
     proposals = [*earlier, *found]

@@ -223,8 +223,35 @@ def test_an_adaptive_study_stops_when_its_budget_is_used(tmp_path):
     found, _ = propose(study, TOKENS, {"dense": law}, frame)
     spent = sum(proposal.flops for proposal in found) + frame["flops"].sum()
     assert spent <= 9.5e11
-    frame = frame.assign(flops=frame["flops"] * 2)
+    frame = frame.assign(own_flops=frame["own_flops"] * 2)
     assert propose(study, TOKENS, {"dense": law}, frame)[0] == []
+
+
+@pytest.mark.parametrize("limit", [{"spend": 1e12}, {"spend": None, "hours": 1.0}])
+def test_an_adaptive_study_ends_though_whatever_it_proposes_diverges(tmp_path, limit):
+    """At the pace of the grid's runs an hour is as long as ``spend``."""
+    study = example("adaptive", f"output={tmp_path}", "grid.interval=1.01")
+    grid = study.grid.model_copy(update=limit)
+    study = study.model_copy(update={"grid": grid})
+    first = table(make_plan(study, TOKENS)).assign(
+        train_seconds=lambda frame: 3600 * frame["own_flops"] / 1e12
+    )
+    law = fit(
+        first.assign(loss=first["loss"] * np.geomspace(0.99, 1.01, len(first))), resamples=100
+    )
+    proposals: list = []
+    for _ in range(200):
+        plan = make_plan(study, TOKENS, proposals)
+        frame = table(plan).merge(first[["fingerprint", "train_seconds"]], how="left")
+        wild = ~frame["fingerprint"].isin(first["fingerprint"])
+        frame.loc[wild, ["status", "loss"]] = ["diverged", np.nan]
+        found, _ = propose(study, TOKENS, {"dense": law}, frame, proposals)
+        if not found:
+            break
+        proposals += found
+    assert not found
+    assert proposals
+    assert frame["own_flops"].sum() <= 1e12
 
 
 def test_replicates_differ_in_their_seed_alone():
