@@ -21,6 +21,7 @@ from launch import cluster
 from launch.config import RunConfig
 from launch.gang import Gang, wait_any
 from launch.journal import RunRecord, read_run
+from launch.manifest import read_manifest, write_manifest
 
 APART = 16
 """Steps between checkpoints: longer than one takes to be written."""
@@ -62,11 +63,8 @@ def main() -> None:
             trained(gang, with_steps(base, 2), run)
             config = with_steps(base, 4)
             # The same trajectory to its checkpoint: only the length differs.
-            manifest = run / "checkpoints" / "step-2" / "manifest.json"
-            text = manifest.read_text().replace(
-                with_steps(base, 2).trajectory(), config.trajectory()
-            )
-            manifest.write_text(text)
+            saved = run / "checkpoints" / "step-2"
+            write_manifest(saved, read_manifest(saved) | {"identity": config.trajectory()})
             began = time.time()
             points = trained(gang, config, run).points
             resumed.append(points[2].time - began - (points[3].time - points[2].time))

@@ -6,38 +6,39 @@ that holds is never used. Fragments carry their place in the whole parameter, so
 world size, ZeRO stage and expert-parallel size loads into any other, and no pickle is read.
 """
 
-import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from launch.config import RunConfig
+from launch.manifest import (
+    DamagedCheckpointError,
+    digest,
+    read_manifest,
+    sync,
+    verify,
+    write_manifest,
+)
+from launch.pieces import BUFFER, RNG, Pieces
 from launch.ranks import Ranks
-from launch.zero_state import Fragment, ZeroState
+from launch.zero_state import ZeroState
 
-MANIFEST = "manifest.json"
 DIGEST = ".digest"
-RNG, BUFFER = "rng", "buffer"
-"""Keys in a file are `<kind>:<start>:<name>`; besides a fragment's own kinds there are these."""
 
 
 class CheckpointError(RuntimeError):
     """It could not be written; the one before it is still whole."""
-
-
-class DamagedCheckpointError(ValueError):
-    """A file of the checkpoint is missing, short, or has another hash than was written."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,20 @@ class Saved:
     blocked: float
 
 
+class Resumed(NamedTuple):
+    """From which step, if from any, and the seconds that training took so far."""
+
+    step: int | None = None
+    train_seconds: float = 0.0
+
+
 @dataclass
 class _Draft:
     step: int
+    folder: Path
     written: Future[None]
     optimizer_steps: int
+    train_seconds: float
     began: float
     blocked: float
 
@@ -70,6 +80,8 @@ class Checkpoints:
     def __init__(self, run: Path, config: RunConfig, ranks: Ranks) -> None:
         self.folder, self.identity = run / "checkpoints", config.trajectory()
         self._config, self._ranks = config, ranks
+        # A process that another has taken over from, unknowingly, must not write into its drafts.
+        self._own = ranks.from_first(time.time_ns() // 1_000_000)
         self._writer = ThreadPoolExecutor(1)
         self._draft: _Draft | None = None
         self._host: dict[str, Tensor] = {}
@@ -84,14 +96,15 @@ class Checkpoints:
         """Whether this rank's part of it is on the disk."""
         return self._draft is not None and self._draft.written.done()
 
-    def begin(self, step: int, state: ZeroState) -> None:
+    def begin(self, step: int, state: ZeroState, train_seconds: float = 0.0) -> None:
         assert self._draft is None, "commit the checkpoint before this one first"
         began = time.perf_counter()
-        tensors = self._copied(_tensors(state, self._ranks.rank))
-        folder = self.folder / f"draft-{step}"
+        tensors = self._copied(_tensors(state, self._ranks.rank, self._ranks.device))
+        folder = self.folder / f"draft-{step}-{self._own}"
         written = self._writer.submit(_write, tensors, folder, self._ranks.rank)
         blocked = time.perf_counter() - began
-        self._draft = _Draft(step, written, state.optimizer_steps(), began, blocked)
+        steps = state.optimizer_steps()
+        self._draft = _Draft(step, folder, written, steps, train_seconds, began, blocked)
 
     def _copied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Into host memory that is kept from one checkpoint to the next: copying into fresh pages
@@ -107,38 +120,43 @@ class Checkpoints:
             torch.cuda.synchronize(self._ranks.device)
         return {key: self._host[key] for key in tensors}
 
-    def commit(self) -> Saved:
-        """Make it the newest checkpoint. Raises `CheckpointError` if it could not be written."""
+    def commit(self, alive: Callable[[int], None] = lambda step: None) -> Saved:
+        """Make it the newest checkpoint; `alive` is told while the disk is waited for.
+
+        Raises `CheckpointError` if it could not be written.
+        """
         assert self._draft, "nothing was begun"
         draft, self._draft = self._draft, None
         waited = time.perf_counter()
+        while wait([draft.written], timeout=1.0).not_done:
+            alive(draft.step)
         draft.written.result()
         self._ranks.barrier()
         final = self.folder / f"step-{draft.step}"
         if self._ranks.rank == 0:
-            self._publish(self.folder / f"draft-{draft.step}", final, draft)
+            with _told(draft.folder, "the manifest"):
+                self._publish(draft, final)
         self._ranks.barrier()
         size = sum(file.stat().st_size for file in final.iterdir())
         now = time.perf_counter()
         return Saved(draft.step, final, size, now - draft.began, draft.blocked + now - waited)
 
-    def _publish(self, folder: Path, final: Path, draft: _Draft) -> None:
-        digests = sorted(folder.glob(f"*{DIGEST}"))
+    def _publish(self, draft: _Draft, final: Path) -> None:
+        digests = sorted(draft.folder.glob(f"*{DIGEST}"))
         manifest = {
             "step": draft.step,
             "identity": self.identity,
             "world": self._ranks.world,
             "optimizer_steps": draft.optimizer_steps,
+            "train_seconds": draft.train_seconds,
             "files": {path.stem: json.loads(path.read_text()) for path in digests},
         }
         for path in digests:
             path.unlink()
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        _sync(folder / MANIFEST)
-        _sync(folder)
+        write_manifest(draft.folder, manifest)
         shutil.rmtree(final, ignore_errors=True)
-        folder.rename(final)
-        _sync(self.folder)
+        draft.folder.rename(final)
+        sync(self.folder)
         settings = self._config.train
         passing = [step for step in self.steps() if step not in settings.checkpoint_at]
         for old in passing[settings.keep_checkpoints :]:
@@ -149,24 +167,24 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Committed steps, newest first."""
-        names = (path.name for path in self.folder.glob("step-*"))
-        return sorted((int(name.removeprefix("step-")) for name in names), reverse=True)
+        names = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
+        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
-    def restore(self, state: ZeroState, log: Callable[[str], None]) -> int | None:
-        """Load the newest checkpoint that is whole, or else the trunk's; return its step.
+    def restore(self, state: ZeroState, log: Callable[[str], None]) -> Resumed:
+        """Load the newest checkpoint that is whole, or else the trunk's.
 
-        None without either. Raises `DamagedCheckpointError` over a trunk that cannot be used.
+        Raises `DamagedCheckpointError` over a trunk that cannot be used.
         """
         chosen = self._ranks.from_first(self._choose(log) if self._ranks.rank == 0 else 0)
-        trunk = self._config.train.trunk
+        trunk, is_own = self._config.train.trunk, chosen > 0
         if chosen == 0 and trunk is None:
-            return None
+            return Resumed()
         if chosen == 0 and trunk:
             chosen, folder = trunk.step, trunk.run / "checkpoints" / f"step-{trunk.step}"
             _verify_trunk(trunk.run, folder, self._config)
         else:
             folder = self.folder / f"step-{chosen}"
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = read_manifest(folder)
         pieces = Pieces([folder / name for name in manifest["files"]])
         state.allocate(manifest["optimizer_steps"])
         for fragment in state.fragments():
@@ -175,8 +193,8 @@ class Checkpoints:
             buffer.copy_(pieces.read(BUFFER, name))
         state.publish()
         if manifest["world"] == self._ranks.world:
-            _set_rng(pieces, self._ranks.rank)
-        return chosen
+            _set_rng(pieces, self._ranks.rank, self._ranks.device)
+        return Resumed(chosen, manifest["train_seconds"] if is_own else 0.0)
 
     def _choose(self, log: Callable[[str], None]) -> int:
         for draft in self.folder.glob("draft-*"):
@@ -199,50 +217,6 @@ class Checkpoints:
         (self.folder / f"step-{step}").rename(aside)
 
 
-class Pieces:
-    """The intervals that a checkpoint's files hold, by kind and parameter."""
-
-    def __init__(self, paths: list[Path]) -> None:
-        self._files: list[Any] = [safe_open(path, framework="pt") for path in paths]
-        self._index: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
-        for number, file in enumerate(self._files):
-            for key in file.keys():  # noqa: SIM118 (not a dict)
-                kind, start, name = key.split(":", 2)
-                self._index.setdefault((kind, name), []).append((int(start), number, key))
-
-    @property
-    def kinds(self) -> set[str]:
-        return {kind for kind, _ in self._index}
-
-    def names(self, kind: str) -> list[str]:
-        return [name for of, name in self._index if of == kind]
-
-    def read(self, kind: str, name: str) -> Tensor:
-        """All of it, in one file."""
-        [(_, number, key)] = self._index[kind, name]
-        tensor: Tensor = self._files[number].get_tensor(key)
-        return tensor
-
-    def fill(self, fragment: Fragment) -> None:
-        for kind, target in fragment.tensors.items():
-            filled = sum(self._copy(kind, fragment, target))
-            if filled != target.numel():
-                raise DamagedCheckpointError(
-                    f"{kind} of {fragment.name}: {filled} of {target.numel()} elements are there"
-                )
-
-    def _copy(self, kind: str, fragment: Fragment, target: Tensor) -> Iterator[int]:
-        for start, number, key in self._index.get((kind, fragment.name), []):
-            piece = self._files[number].get_slice(key)
-            low = max(start, fragment.start)
-            high = min(start + piece.get_shape()[0], fragment.start + target.numel())
-            if low < high:
-                target[low - fragment.start : high - fragment.start] = piece[
-                    low - start : high - start
-                ]
-                yield high - low
-
-
 def _verify_trunk(run: Path, folder: Path, branch: RunConfig) -> None:
     config = RunConfig.read(run / "config.json")
     if config.plateau() != branch.plateau():
@@ -252,22 +226,7 @@ def _verify_trunk(run: Path, folder: Path, branch: RunConfig) -> None:
     verify(folder, config.trajectory())
 
 
-def verify(folder: Path, identity: str) -> dict[str, Any]:
-    """Read every file of a checkpoint against its manifest, and return the manifest."""
-    try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
-        raise DamagedCheckpointError(f"{folder / MANIFEST} cannot be read: {error}") from error
-    if manifest["identity"] != identity:
-        raise DamagedCheckpointError(f"{folder} belongs to a run with another configuration")
-    for name, written in manifest["files"].items():
-        path = folder / name
-        if not path.is_file() or _digest(path) != written:
-            raise DamagedCheckpointError(f"{path} is not what was written")
-    return manifest
-
-
-def _tensors(state: ZeroState, rank: int) -> dict[str, Tensor]:
+def _tensors(state: ZeroState, rank: int, device: torch.device) -> dict[str, Tensor]:
     """What this rank saves; views, which only once copied are safetensors' to write."""
     tensors = {
         f"{kind}:{fragment.start}:{fragment.name}": tensor
@@ -278,7 +237,7 @@ def _tensors(state: ZeroState, rank: int) -> dict[str, Tensor]:
     if rank == 0:
         tensors |= {f"{BUFFER}:0:{name}": buffer for name, buffer in state.buffers.items()}
     tensors[f"{RNG}:0:cpu-{rank}"] = torch.get_rng_state()
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         tensors[f"{RNG}:0:cuda-{rank}"] = torch.cuda.get_rng_state()
     return {key: tensor.detach() for key, tensor in tensors.items()}
 
@@ -286,31 +245,22 @@ def _tensors(state: ZeroState, rank: int) -> dict[str, Tensor]:
 def _write(tensors: dict[str, Tensor], folder: Path, rank: int) -> None:
     """One rank's file, on the disk when this returns, and its digest beside it."""
     path = folder / f"rank-{rank}.safetensors"
-    try:
+    with _told(path, f"its {sum(tensor.nbytes for tensor in tensors.values()):,} bytes"):
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, path)
-        _sync(path)
-        path.with_suffix(path.suffix + DIGEST).write_text(json.dumps(_digest(path)))
-    except (OSError, SafetensorError) as error:
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        raise CheckpointError(f"{path}: its {size:,} bytes cannot be written: {error}") from error
+        sync(path)
+        path.with_suffix(path.suffix + DIGEST).write_text(json.dumps(digest(path)))
 
 
-def _set_rng(pieces: Pieces, rank: int) -> None:
-    torch.set_rng_state(pieces.read(RNG, f"cpu-{rank}"))
-    if f"cuda-{rank}" in pieces.names(RNG) and torch.cuda.is_available():
-        torch.cuda.set_rng_state(pieces.read(RNG, f"cuda-{rank}"))
-
-
-def _digest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
+@contextmanager
+def _told(path: Path, what: str) -> Iterator[None]:
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: {what} cannot be written: {error}") from error
+
+
+def _set_rng(pieces: Pieces, rank: int, device: torch.device) -> None:
+    torch.set_rng_state(pieces.read(RNG, f"cpu-{rank}"))
+    if device.type == "cuda" and f"cuda-{rank}" in pieces.names(RNG):
+        torch.cuda.set_rng_state(pieces.read(RNG, f"cuda-{rank}"))

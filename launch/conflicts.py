@@ -1,7 +1,8 @@
 """What DeepSpeed, NCCL or an optimizer cannot do: one table, asked of every run and every study."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,6 @@ class Layout:
     zero_stage: int
     expert_parallel: int
     gpus_per_rank: float
-    dtype: str
     optimizer: str
     experts: tuple[int, ...]
     offload: bool = False
@@ -21,6 +21,13 @@ class Layout:
     sequence_length: int = 0
     is_relayed: bool = False
     pipeline_parallel: int = 1
+    compile: bool = False
+
+    @classmethod
+    def of(cls, parallel: object, **others: Any) -> Self:
+        """What `parallel` has by the names of these fields, and `others`."""
+        names = [field.name for field in fields(cls) if hasattr(parallel, field.name)]
+        return cls(**{name: getattr(parallel, name) for name in names} | others)
 
     @property
     def undivided(self) -> int:
@@ -28,9 +35,9 @@ class Layout:
         return next((n for n in self.experts if n % self.expert_parallel), 0)
 
     @property
-    def alone(self) -> bool:
-        """One fp32 rank: ZeRO has nothing to shard."""
-        return self.ranks == 1 and self.dtype == "fp32"
+    def whole(self) -> bool:
+        """No state is sharded: at stage 0, or on one rank, which has nothing to shard."""
+        return self.zero_stage == 0 or (self.ranks == 1 and not self.offload)
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,14 @@ RULES = (
         "state of the one before and ZeRO 2 and 3 have all of them meet in every layer",
     ),
     Rule(
-        lambda it: it.zero_stage == 0 and it.dtype == "bf16",
-        "parallel.zero_stage is 0 with train.dtype bf16; allowed with bf16: 1, 2, 3, "
-        "since DeepSpeed's stage 0 scales the first AdamW update wrongly there",
+        lambda it: it.compile and it.zero_stage == 3 and not it.whole,
+        "parallel.zero_stage is 3 with train.compile; allowed: 0, 1, 2, since stage 3 gathers "
+        "weights between the operations that would be fused",
+    ),
+    Rule(
+        lambda it: it.compile and it.sequence_parallel > 1,
+        "parallel.sequence_parallel is {0.sequence_parallel} with train.compile; allowed: 1, since "
+        "ranks exchange keys or states between the operations that would be fused",
     ),
     Rule(
         lambda it: it.zero_stage == 3 and it.expert_parallel > 1,
@@ -91,20 +103,20 @@ RULES = (
         "allowed with expert parallelism: 0, 1, 2",
     ),
     Rule(
-        lambda it: it.optimizer != "adamw" and it.zero_stage > 0 and not it.alone,
-        "parallel.zero_stage is {0.zero_stage} with train.optimizer.name {0.optimizer}; allowed: 0 "
-        "with train.dtype fp32, since {0.optimizer} needs whole matrices and ZeRO shards them",
+        lambda it: it.optimizer != "adamw" and not it.whole,
+        "parallel.zero_stage is {0.zero_stage} with parallel.ranks {0.ranks}, parallel.offload "
+        "{0.offload} and the optimizer {0.optimizer}; allowed: 0 without offloading, since "
+        "{0.optimizer} needs whole matrices and ZeRO shards them",
     ),
     Rule(
         lambda it: it.optimizer == "adafactor" and it.expert_parallel > 1,
-        "parallel.expert_parallel is {0.expert_parallel} with "
-        "train.optimizer.name adafactor; allowed: 1",
+        "parallel.expert_parallel is {0.expert_parallel} with the optimizer adafactor; allowed: 1, "
+        "since it scales a step by the norm of all experts together",
     ),
     Rule(
-        lambda it: it.offload and (it.zero_stage == 0 or it.alone),
-        "parallel.offload is true with parallel.zero_stage {0.zero_stage}, parallel.ranks "
-        "{0.ranks} and train.dtype {0.dtype}; allowed: false, since without ZeRO's shards (stages "
-        "1, 2, 3, with several ranks or bf16) there is no state of its own to keep elsewhere",
+        lambda it: it.offload and it.zero_stage == 0,
+        "parallel.offload is true with parallel.zero_stage 0; allowed: false, or stages 1, 2, 3, "
+        "which are what keeps the optimizer's state elsewhere",
     ),
     Rule(
         lambda it: it.gpus_per_rank > 1,

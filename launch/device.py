@@ -5,8 +5,10 @@ import ctypes
 import json
 import os
 import platform
+import re
 import resource
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,23 @@ def keep_pages() -> None:
         libc.mallopt(mmap_threshold, 1 << 25)  # the most that it takes
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Count `peak_memory` from now on: a warm worker's runs before this one were others."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory(device: torch.device) -> int:
     """Most bytes in use so far: of the GPU's memory by tensors, or of the host's by the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    with contextlib.suppress(OSError):
+        if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()):
+            return int(found[1]) * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if platform.system() == "Darwin" else most * 1024
 
 
 def value(tensor: torch.Tensor) -> float:
@@ -78,14 +92,16 @@ class Stopwatch:
         return float(sum(begin.elapsed_time(end) for begin, end in spans)) / 1000
 
 
+@cache
 def peak_flops(dtype: str, device: torch.device, threads: int) -> float:
-    """FLOP/s of the best of a few square matmuls, measured once per machine and kept on disk."""
+    """FLOP/s of the best of a few square matmuls. Each process measures once, and the most that
+    any has found on a machine like this is kept on disk: another may have been busy."""
     key = f"{name(device)} · torch {torch.__version__} · {dtype} · {device.type} × {threads}"
+    found = measure_peak(DTYPES[dtype], device)
     known = _read()
-    if key not in known:
-        known[key] = measure_peak(DTYPES[dtype], device)
-        _write(known)
-    return known[key]
+    if found > known.get(key, 0.0):
+        _write(known | {key: found})
+    return max(found, known.get(key, 0.0))
 
 
 def measure_peak(dtype: torch.dtype, device: torch.device, seconds: float = 0.25) -> float:

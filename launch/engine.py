@@ -1,11 +1,12 @@
 """The one door to DeepSpeed: forward, backward and update at any ZeRO stage.
 
-One fp32 rank has nothing to shard, so it runs at stage 0, whose arithmetic is bit-equal to stages
-1 and 2 and whose bookkeeping costs a fifth of theirs (measured at 0.1M parameters: 0.3 ms a step
-against 2.4). There DeepSpeed's own all-reduce over one rank is off too.
+One rank has nothing to shard, so it runs at stage 0, whose arithmetic in fp32 is bit-equal to that
+of stages 1 and 2 and whose bookkeeping costs a fifth of theirs (measured at 0.1M parameters: 0.3 ms
+a step against 2.4). There DeepSpeed's own all-reduce over one rank is off too.
 """
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -18,7 +19,9 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.utils import groups, safe_get_full_grad
 from torch import Tensor, nn
 
+from launch import device
 from launch.config import RunConfig
+from launch.masters import Masters
 from launch.ranks import Ranks
 from launch.zero_state import Share, ZeroState
 
@@ -61,7 +64,7 @@ class Engine:
         self._rates = [group["lr"] for group in optimizer.param_groups]
         if self._expert_parallel > 1:
             _mark_experts(optimizer, self._expert_parallel)
-        alone = ranks.world == 1 and config.train.dtype == "fp32"
+        alone = ranks.world == 1 and not config.parallel.offload
         self.stage = 0 if alone else config.parallel.zero_stage
         settings = _settings(config, self.stage, sum(param.numel() for param in shares))
         self._engine = _DeepSpeed(
@@ -74,7 +77,7 @@ class Engine:
         self._engine.enable_backward_allreduce = not alone
         self.state = ZeroState(self._engine, shares, _buffers(module))
         self.grad_norm: Tensor | float | None = None
-        self.grad_norms: tuple[list[str], Tensor] | None = None
+        self.grad_norms: tuple[list[str], Tensor] = [], torch.empty(0)
 
     def __call__(self, *args: Any) -> Any:
         return self._engine(*args)
@@ -87,7 +90,7 @@ class Engine:
         """End a micro-batch; after the step's last one, clip and update at `factor` of each rate,
         or leave weights and moments as they are (`skip`). To `watch` sets `grad_norms`.
 
-        False if DeepSpeed refused a gradient that is not finite.
+        False over a gradient that is not finite: nothing is updated.
         """
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
@@ -96,8 +99,10 @@ class Engine:
             group["lr"] = rate * factor
         if self.stage == 0:
             self.grad_norm = self._clip_whole()
-        elif watch and self._expert_parallel == 1:
-            self.grad_norms = self._norms_of_shards()
+            if not math.isfinite(device.value(self.grad_norm)):
+                return False
+        elif watch:
+            self._note_shards()
         with self._standing_still() if skip else nullcontext():
             self._engine.step()
         if self.stage > 0:
@@ -105,33 +110,34 @@ class Engine:
         return bool(self._engine.was_step_applied())
 
     def _clip_whole(self) -> Tensor:
-        """Without ZeRO every rank holds the averaged gradients, but only its own experts'.
-
-        `grad_norms`, by parameter, is left where no rank holds but a part of one.
-        """
-        graded = [param for param in self._shares if param.grad is not None]
-        grads = [param.grad for param in graded if param.grad is not None]
-        norms = torch.stack(torch._foreach_norm(grads))
-        norm: Tensor = norms.norm()
-        if self._expert_parallel == 1:
-            self.grad_norms = [self._shares[param].name for param in graded], norms
-        else:
-            spread = torch.tensor([_is_spread(param) for param in graded], device=norms.device)
-            copies = self._ranks.world / self._expert_parallel
-            experts = self._ranks.sum(float(norms[spread].square().sum()))[0] / copies
-            norm = (norms[~spread].square().sum() + experts).sqrt()
+        """Without ZeRO every rank holds the averaged gradients, but only its own experts'."""
+        owners = {param: self.state.owner(param) for param in self._shares}
+        graded = {param: owner for param, owner in owners.items() if owner.grad is not None}
+        grads = [owner.grad for owner in graded.values() if owner.grad is not None]
+        self._note(list(graded), torch.stack(torch._foreach_norm(grads)))
+        norm: Tensor = self.grad_norms[1].norm()
         if self._clip is not None:
-            nn.utils.clip_grads_with_norm_(graded, self._clip, norm, foreach=True)
+            nn.utils.clip_grads_with_norm_(graded.values(), self._clip, norm, foreach=True)
         return norm
 
-    def _norms_of_shards(self) -> tuple[list[str], Tensor]:
-        """The same of gradients that ZeRO spread: each is gathered in turn."""
+    def _note_shards(self) -> None:
+        """The norms of gradients that ZeRO spread: each is gathered in turn."""
         norms = {
-            share.name: grad.norm()
-            for param, share in self._shares.items()
+            param: grad.norm()
+            for param in self._shares
             if (grad := safe_get_full_grad(param)) is not None
         }
-        return list(norms), torch.stack(list(norms.values()))
+        self._note(list(norms), torch.stack(list(norms.values())))
+
+    def _note(self, params: list[nn.Parameter], norms_P: Tensor) -> None:
+        """Norms by parameter; of experts that ranks share, those of all of them together."""
+        if self._expert_parallel > 1:
+            copies = self._ranks.world / self._expert_parallel
+            is_spread_P = torch.tensor([_is_spread(param) for param in params])
+            squares_P = norms_P.double().cpu().square() * is_spread_P / copies
+            whole_P = torch.tensor(self._ranks.sum(*squares_P.tolist())).sqrt().to(norms_P)
+            norms_P = torch.where(is_spread_P.to(norms_P.device), whole_P, norms_P)
+        self.grad_norms = [self._shares[param].name for param in params], norms_P
 
     @contextmanager
     def _standing_still(self) -> Iterator[None]:
@@ -148,7 +154,7 @@ class Engine:
 
 
 class _DeepSpeed(DeepSpeedEngine):  # type: ignore[misc]
-    """DeepSpeed's engine, taught three things."""
+    """DeepSpeed's engine, taught four things."""
 
     def _configure_distributed_model(self, model: nn.Module) -> None:
         """It looks for its own MoE class to learn that a model has sharded experts, and rounds
@@ -158,6 +164,10 @@ class _DeepSpeed(DeepSpeedEngine):  # type: ignore[misc]
         for name, buffer in _buffers(model).items():
             buffer.data = exact[name].to(buffer.device)
         self.has_moe_layers = any(_is_spread(param) for param in model.parameters())
+
+    def _configure_fp16_optimizer(self, optimizer: Any, low_precision_dtype: Any) -> Masters:
+        """What it takes for bf16 at stage 0 is wrong there."""
+        return Masters(optimizer)
 
     def zero_grad(self) -> None:
         """It walks the module tree for this, which in a small model costs as much as AdamW."""
@@ -198,6 +208,7 @@ def _settings(config: RunConfig, stage: int, n_params: int) -> dict[str, Any]:
         "gradient_accumulation_steps": config.accumulation,
         "gradient_clipping": (config.train.clip or 0.0) if stage else 0.0,
         "bf16": {"enabled": config.train.dtype == "bf16"},
+        **({} if stage else {"communication_data_type": "fp32"}),
         "zero_optimization": {"stage": stage, "reduce_bucket_size": bucket}
         | ({"offload_optimizer": {"device": "cpu"}} if config.parallel.offload else {}),
         "zero_allow_untested_optimizer": True,

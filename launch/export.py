@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from launch.checkpoint import BUFFER, DamagedCheckpointError, Pieces, verify
 from launch.config import RunConfig
+from launch.manifest import DamagedCheckpointError, verify
+from launch.pieces import BUFFER, Pieces
 from launch.zero_state import WEIGHT, Fragment
 from models import Model, ModelConfig, build
 

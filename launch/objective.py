@@ -1,18 +1,15 @@
 """Model and loss as one module, so that DeepSpeed's hooks see the whole forward pass."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from data import objectives
 from data.loader import Objective as Transform
 from data.mixture import Mixture
 from models import ModelConfig
 from models.model import Model
-from models.residual import Layer
 from models.training import losses
 
 
@@ -112,11 +109,3 @@ def transform(model: ModelConfig, data: Mixture, seed: int) -> Transform | None:
     }
     found: Transform | None = made[kind]()
     return found
-
-
-def recompute_layers(model: Model) -> None:
-    """Keep each layer's input alone for the backward pass, and compute the layer again there."""
-    layers: list[nn.Module] = [part for part in model.modules() if isinstance(part, Layer)]
-    for layer in layers:
-        forward = partial(checkpoint, layer.forward, use_reentrant=False)
-        layer.forward = forward

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from launch.adafactor import Adafactor
 from launch.config import OptimizerConfig
 from launch.muon import Muon
 from models.branch import Branch
@@ -14,7 +15,7 @@ from models.model import Model
 
 
 def build_optimizer(model: Model, chosen: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW; Muon for hidden matrices; or Adafactor ("Adafactor", arXiv:1804.04235)."""
+    """AdamW, Muon for hidden matrices, or Adafactor."""
     groups = [
         g for g in model.param_groups(chosen.learning_rate, chosen.weight_decay) if g["params"]
     ]
@@ -22,7 +23,7 @@ def build_optimizer(model: Model, chosen: OptimizerConfig) -> torch.optim.Optimi
         split = _muon_groups(groups, {id(weight) for weight in _hidden(model)})
         return Muon(list(split), chosen.momentum, chosen.betas, chosen.eps)
     if chosen.name == "adafactor":
-        return torch.optim.Adafactor(groups, lr=chosen.learning_rate)
+        return Adafactor(groups)
     return torch.optim.AdamW(
         groups, lr=chosen.learning_rate, betas=chosen.betas, eps=chosen.eps, fused=True
     )

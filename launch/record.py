@@ -30,9 +30,10 @@ class Recorder:
         self._peak = device.peak_flops(config.train.dtype, ranks.device, torch.get_num_threads())
         self._last = (0, 0.0)
         self._load = SystemLoad(ranks.device)
+        device.forget_peak_memory(ranks.device)
 
-    def begin(self, resumed_from: int | None, stage: int) -> None:
-        self._last = (resumed_from or 0, 0.0)
+    def begin(self, resumed_from: int | None, train_seconds: float, stage: int) -> None:
+        self._last = (resumed_from or 0, train_seconds)
         if self._journal:
             self._journal.begin(
                 resumed_from=resumed_from,
@@ -46,7 +47,7 @@ class Recorder:
             )
 
     def step(self, step: int, train_seconds: float, **measured: Any) -> None:
-        """`train_seconds` are this attempt's, evaluations and checkpoints left out."""
+        """`train_seconds` are those of all steps so far, evaluations and checkpoints left out."""
         last_step, last_seconds = self._last
         self._last = (step, train_seconds)
         tokens = (step - last_step) * self._config.tokens_per_step

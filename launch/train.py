@@ -17,18 +17,19 @@ from torch import Tensor
 
 from data.batch import Batch
 from launch import device, schedule
+from launch.assemble import assemble
 from launch.checkpoint import Checkpoints
 from launch.config import RunConfig
-from launch.engine import Engine, prepare
+from launch.engine import Engine
 from launch.journal import End
-from launch.objective import Objective, recompute_layers
+from launch.objective import Objective
 from launch.optimizer import build_optimizer
-from launch.parallel import cut_rows, shares, spread_experts
+from launch.parallel import shares
 from launch.ranks import Ranks
 from launch.reading import Reader, feed
 from launch.record import Recorder
 from launch.spikes import Spikes
-from models import ModelConfig, build
+from models import ModelConfig
 
 Stop = Literal["preempted", "cancelled"]
 STOPS: tuple[Stop, ...] = ("preempted", "cancelled")
@@ -47,7 +48,7 @@ class Step:
     loss: float
     learning_rate: float
     grad_norm: Tensor | float | None
-    grad_norms: tuple[list[str], Tensor] | None
+    grad_norms: tuple[list[str], Tensor]
     reported: dict[str, Tensor]
     train_seconds: float
     spike: float | None
@@ -81,14 +82,7 @@ class Run:
         settings = config.train
         shape = ModelConfig.from_dict(config.model)
         self.reader = Reader(config, shape, ranks)
-        expert_group = prepare(config.parallel.expert_parallel)
-        with ranks.device:
-            model = build(shape)
-        spread_experts(model, expert_group, ranks)
-        cut_rows(model, config)
-        model.init_weights(settings.seed)
-        if settings.activation_checkpointing:
-            recompute_layers(model)
+        model = assemble(config, shape, ranks)
         torch.manual_seed(settings.seed + ranks.rank)
         self.objective = Objective(
             model, label_smoothing=settings.label_smoothing, z_loss=settings.z_loss
@@ -109,11 +103,11 @@ class Run:
         }
         self.batches: Generator[Batch] = self.reader.batches(0)
         self.pending: Step | None = None
-        self.train_seconds = 0.0
+        self.train_seconds = 0.0  # of all attempts, evaluations and checkpoints left out
 
     def to_the_end(self, stop: Callable[[], Stop | None]) -> End:
-        resumed = self.checkpoints.restore(self.engine.state, print)
-        self.recorder.begin(resumed, self.engine.stage)
+        resumed, self.train_seconds = self.checkpoints.restore(self.engine.state, print)
+        self.recorder.begin(resumed, self.train_seconds, self.engine.stage)
         step = resumed or 0
         self.batches = self.reader.batches(step)
         while True:
@@ -146,24 +140,29 @@ class Run:
         factor = schedule.factor(config.train.schedule, step, config.train.steps)
         micro, spike = config.rank_micro_batch, None
         nats = torch.zeros((), dtype=torch.float64, device=ranks.device)
-        skips, watch = config.train.spikes == "skip", self._log_due(step + 1)
+        reported: dict[str, Tensor] = {}
+        watch = self._log_due(step + 1)
         for first in range(0, len(batch.tokens_BT), micro):
             with self.forward:
                 losses = self.engine(*feed(batch, slice(first, first + micro), ranks.device))
             self.engine.backward(losses.objective(ranks.world * config.accumulation / weight))
             nats += losses.nats
+            for name, value in losses.reported.items():
+                reported[name] = reported.get(name, 0) + value / config.accumulation
             if first + micro == len(batch.tokens_BT):
                 loss = ranks.sum(device.value(nats))[0] / weight
                 if not math.isfinite(loss):
                     raise DivergedError(f"the loss of step {step + 1} is {loss}")
                 spike = self.spikes.deviations(loss)
-            if not self.engine.update(factor, skips and spike is not None, watch):
+            skip = spike is not None and config.train.spikes == "skip"
+            if not self.engine.update(factor, skip, watch):
                 raise DivergedError(f"a gradient of step {step + 1} is not finite")
-        self.objective.model.rebalance(losses.reported)
+        if not skip:
+            self.objective.model.rebalance(reported)
         self.train_seconds += time.perf_counter() - start
         rate = config.train.optimizer.learning_rate * factor
         norms = self.engine.grad_norm, self.engine.grad_norms
-        return Step(step + 1, loss, rate, *norms, losses.reported, self.train_seconds, spike)
+        return Step(step + 1, loss, rate, *norms, reported, self.train_seconds, spike)
 
     @torch.no_grad()
     def _evaluate(self, step: int) -> None:
@@ -193,13 +192,13 @@ class Run:
         self._log_pending()
         self._commit()
         if step not in self.checkpoints.steps():
-            self.checkpoints.begin(step, self.engine.state)
+            self.checkpoints.begin(step, self.engine.state, self.train_seconds)
 
     def _commit(self) -> None:
         """The journal is on the disk first: a resumed run misses no line before its step."""
         if self.checkpoints.is_pending:
             self.recorder.sync()
-            self.recorder.checkpoint(self.checkpoints.commit())
+            self.recorder.checkpoint(self.checkpoints.commit(self.alive))
 
     def _log_pending(self) -> None:
         """Write the step before, if its turn has come: what that waits for is computed by now."""
@@ -209,9 +208,8 @@ class Run:
             self.recorder.spike(done.number, done.loss, done.spike, skipped)
         if done is None or not self._log_due(done.number):
             return
-        if done.grad_norms:
-            names, norms = done.grad_norms
-            self.recorder.health(done.number, dict(zip(names, norms.tolist(), strict=True)))
+        names, norms = done.grad_norms
+        self.recorder.health(done.number, dict(zip(names, norms.tolist(), strict=True)))
         self.recorder.stragglers(done.number, self.ranks.gather(self.forward.take()))
         names = sorted(done.reported)
         means = self.ranks.sum(*(float(done.reported[name].max()) for name in names))

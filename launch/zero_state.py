@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from launch.masters import Masters
+
 WEIGHT = "weight"
 
 
@@ -52,10 +54,14 @@ class ZeroState:
 
     @property
     def torch_optimizer(self) -> torch.optim.Optimizer:
-        optimizer: torch.optim.Optimizer = (
-            self._optimizer.optimizer if self.stage else self._optimizer
-        )
+        """The client's, in whatever wraps it."""
+        optimizer: torch.optim.Optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
         return optimizer
+
+    def owner(self, param: nn.Parameter) -> Tensor:
+        """The whole weight that the client's optimizer updates (stage 0 alone has such)."""
+        assert self.stage == 0
+        return self._optimizer.of(param) if isinstance(self._optimizer, Masters) else param
 
     def fragments(self) -> Iterator[Fragment]:
         for param, share in self._shares.items():
@@ -80,7 +86,7 @@ class ZeroState:
     def _locate(self, param: Any) -> tuple[Tensor, int, int, int] | None:
         """The tensor that holds this rank's share, where in it, from which element, how many."""
         if self.stage == 0:
-            return param, 0, 0, param.numel()
+            return self.owner(param), 0, 0, param.numel()
         if self.stage == 3:
             group, offset, length = self._optimizer.grad_position[
                 self._optimizer.get_param_id(param)
@@ -120,7 +126,9 @@ class ZeroState:
 
     def publish(self) -> None:
         """Bring loaded fp32 weights to the model that computes, on every rank."""
-        if self.stage in (1, 2):
+        if isinstance(self._optimizer, Masters):
+            self._optimizer.publish()
+        elif self.stage in (1, 2):
             self._optimizer.update_lp_params()
         elif self.stage == 3:
             for group in range(len(self._optimizer.fp16_groups)):

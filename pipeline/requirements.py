@@ -165,7 +165,6 @@ def _is_possible(setup: Setup, experts: tuple[int, ...]) -> bool:
                 zero_stage=setup.zero_stage,
                 expert_parallel=setup.expert_parallel,
                 gpus_per_rank=0,
-                dtype=setup.dtype,
                 optimizer="adamw",
                 experts=experts,
                 sequence_parallel=setup.sequence_parallel,

@@ -41,7 +41,7 @@ def activate(name: str, x: Tensor) -> Tensor:
     """Apply it; a gated one takes (gate, value) side by side in the last axis."""
     if name in _PLAIN:
         return _PLAIN[name](x)
-    if name == "swiglu":
+    if name == "swiglu" and not torch.compiler.is_compiling():  # which fuses the plain form
         y: Tensor = _SwiGlu.apply(x)  # type: ignore[no-untyped-call]
         return y
     gate, value = x.chunk(2, -1)

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,9 +15,12 @@ from data.loader import Loader
 from data.megatron import Writer, token_type
 from data.store import Shard, TokenStore
 from launch.config import ParallelConfig, RunConfig
+from launch.export import newest
 from launch.journal import RunRecord, read_run
+from launch.pieces import Pieces
 from launch.ranks import Place, Ranks, open_store
 from launch.schedule import factor
+from launch.zero_state import Fragment
 from models import ModelConfig, Recipe, build
 from models.loss import cross_entropy
 
@@ -114,8 +117,16 @@ def ranks() -> Ranks:
     return Ranks(Place(port=port), store)
 
 
-def plain_run(config: RunConfig) -> list[tuple[float, float]]:
-    """Loss and gradient norm of each step of the shortest loop over the whole batch, in fp32."""
+class PlainRun(NamedTuple):
+    """Loss and gradient norm of each step, and AdamW's first moment of each parameter at the end:
+    what its gradients have been, to scale."""
+
+    curve: list[tuple[float, float]]
+    moments: dict[str, torch.Tensor]
+
+
+def plain_run(config: RunConfig) -> PlainRun:
+    """The shortest loop over the whole batch, in fp32."""
     data, settings = config.data, config.train
     loader = Loader(TokenStore.open(data.train), data.sequence_length, data.batch_size, data.seed)
     model = build(ModelConfig.from_dict(config.model))
@@ -138,12 +149,31 @@ def plain_run(config: RunConfig) -> list[tuple[float, float]]:
             group["lr"] = rate * factor(settings.schedule, step, settings.steps)
         optimizer.step()
         curve.append((loss.item(), norm.item()))
-    return curve
+    named = model.named_parameters()
+    return PlainRun(curve, {name: optimizer.state[param]["exp_avg"] for name, param in named})
 
 
 @pytest.fixture(scope="session")
-def plain() -> Callable[[RunConfig], list[tuple[float, float]]]:
-    return plain_run
+def plain() -> Callable[[RunConfig], PlainRun]:
+    """Whatever their layout, runs of one trajectory share it."""
+    known: dict[str, PlainRun] = {}
+
+    def run(config: RunConfig) -> PlainRun:
+        key = config.trajectory()
+        if key not in known:
+            known[key] = plain_run(config)
+        return known[key]
+
+    return run
+
+
+def saved_moments(run: Path, like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same of a run's newest checkpoint, put together from all ranks' files."""
+    pieces = Pieces(sorted(newest(run).glob("*.safetensors")))
+    found = {name: torch.empty_like(moment) for name, moment in like.items()}
+    for name, moment in found.items():
+        pieces.fill(Fragment(name, 0, {"exp_avg": moment.view(-1)}, writes=False))
+    return found
 
 
 class Gangs:

@@ -73,8 +73,13 @@ def test_layout_changes_the_fingerprint_but_not_the_trajectory(run_config: Make)
         ),
         (
             "dense",
-            {"parallel__zero_stage": 0, "train__dtype": "bf16"},
-            ["zero_stage", "0", "bf16", "1, 2, 3"],
+            {"parallel__zero_stage": 3, "parallel__ranks": 2, "train__compile": True},
+            ["zero_stage", "3", "train.compile", "0, 1, 2"],
+        ),
+        (
+            "dense",
+            {"parallel__zero_stage": 0, "parallel__offload": True},
+            ["offload", "zero_stage 0", "stages 1, 2, 3"],
         ),
         (
             "moe",

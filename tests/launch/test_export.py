@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from data.loader import Loader
 from data.store import TokenStore
-from launch.checkpoint import DamagedCheckpointError
 from launch.config import RunConfig
 from launch.export import export, load_model, weights
 from launch.journal import read_run
+from launch.manifest import DamagedCheckpointError
 from launch.ranks import Ranks
 from launch.train import train
 from models.loss import cross_entropy

@@ -13,9 +13,10 @@ from data.mixture import Mixture, Part
 from data.store import TokenStore
 from launch import checkpoint
 from launch import train as loop
-from launch.checkpoint import BUFFER, RNG, CheckpointError, Pieces
+from launch.checkpoint import CheckpointError
 from launch.config import RunConfig
 from launch.journal import RunRecord, read_run
+from launch.pieces import BUFFER, RNG, Pieces
 from launch.ranks import Ranks
 from launch.train import train
 
@@ -51,7 +52,7 @@ def test_the_same_run_is_the_same_to_the_bit(run_config: Make, ranks: Ranks, tmp
     assert curve(read_run(tmp_path / "one")) == curve(read_run(tmp_path / "two"))
 
 
-@pytest.mark.parametrize(("name", "rate"), [("muon", 1e-2), ("adafactor", 0.5)])
+@pytest.mark.parametrize(("name", "rate"), [("muon", 1e-2), ("adafactor", 0.1)])
 def test_other_optimizers_learn_and_resume_to_the_bit(
     run_config: Make, ranks: Ranks, tmp_path: Path, name: str, rate: float
 ):

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from launch.checkpoint import DamagedCheckpointError
 from launch.config import RunConfig
 from launch.journal import read_run
+from launch.manifest import DamagedCheckpointError
 from launch.ranks import Ranks
 from launch.train import train
 
