@@ -1,65 +1,45 @@
 """What a plan will take on this machine, measured before anything starts.
 
-A short probe trains a few planned shapes of each architecture, from the smallest step to the
-largest, as many at once as will run together, since busy cores slow each other down; the other
-runs' steps are interpolated between them by their FLOPs. What finished runs took counts as well.
-Where runs want GPUs and this machine has none, a share of the GPU's peak is all there is to go by.
+Of each architecture a few planned runs are tried for a moment (``pipeline.trial``), from the
+smallest step to the largest; the others are interpolated between them by the FLOPs of a step. What
+finished runs took counts as well. Where runs want GPUs and this machine has none, and where a rank
+alone cannot hold what a gang shares, a share of the device's peak is all there is to go by.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import time
+import platform
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import cache
-from multiprocessing import get_context
+from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from launch.config import RunConfig
 from launch.tail import read_tail
+from pipeline import trial
 from pipeline.atomic import write_text
 from pipeline.config import Study, fingerprint
 from pipeline.gpus import SHARE_OF_PEAK, UNKNOWN_FLOPS, Gpu
+from pipeline.pace import FORWARD, Pace, guessed, spread, step_flops
 from pipeline.plan import Plan
-from pipeline.runs import own_steps, run_flops, run_folder, width
+from pipeline.runs import own_steps, run_folder
+from pipeline.trial import Timing
 
-PROBES = 4
-PROBE_SECONDS = 0.5
+PROBES = 6
 START_SECONDS = 10.0
 """Until the first workers have started and imported what training needs."""
-HANDOVER_SECONDS = 0.5
-"""From one run's last step to the next one's first, its model built; measured on two cores."""
-FORWARD = 1 / 3
-"""Of the time of a training step that its forward pass takes, which is all of an evaluation."""
 
 
-@dataclass(frozen=True)
-class Pace:
-    """Measured seconds of steps of one architecture, by their FLOPs, ascending."""
+class Expected(NamedTuple):
+    """Seconds of every run by fingerprint, and what they rest on, in words."""
 
-    flops: list[float]
-    seconds: list[float]
-
-    @classmethod
-    def of(cls, measured: Iterable[tuple[float, float]]) -> Pace:
-        """From (FLOPs, seconds) of steps, the mean where several have the same FLOPs."""
-        by_flops: dict[float, list[float]] = {}
-        for flops, seconds in measured:
-            by_flops.setdefault(flops, []).append(seconds)
-        sizes = sorted(by_flops)
-        return cls(sizes, [float(np.mean(by_flops[size])) for size in sizes])
-
-    def seconds_of(self, run: RunConfig) -> float:
-        """Expected seconds that ``run`` holds its slot: its steps, evaluations and hand-over;
-        beyond the largest measured step, by its FLOPs."""
-        flops = _step_flops(run)
-        step = float(np.interp(flops, self.flops, self.seconds)) * max(flops / self.flops[-1], 1.0)
-        return (own_steps(run) + FORWARD * _evaluated_steps(run)) * step + HANDOVER_SECONDS
+    seconds: dict[str, float]
+    basis: str
 
 
 def can_measure(plan: Plan) -> bool:
@@ -71,90 +51,123 @@ def can_measure(plan: Plan) -> bool:
     return torch.cuda.is_available()
 
 
-def basis(plan: Plan) -> str:
-    """What the expected seconds rest on, in words."""
-    if can_measure(plan):
-        return "from a short measurement of this machine, evaluations and hand-overs included"
-    return (
-        f"not measured, as this machine has no GPU: at {SHARE_OF_PEAK:.0%} of the peak of the "
-        f"cluster's `gpu`, or {UNKNOWN_FLOPS:.0e} FLOP/s where its file names none known"
-    )
-
-
-def expected_seconds(
-    study: Study, plan: Plan, slots: int, gpu: Gpu | None = None
-) -> dict[str, float]:
-    """Expected seconds of every run by fingerprint; probes are kept and not repeated.
+def expected_seconds(study: Study, plan: Plan, slots: int, gpu: Gpu | None = None) -> Expected:
+    """What every run should take; trials are kept and not repeated.
 
     ``gpu`` is what runs train on where this machine cannot tell.
     """
-    path = study.folder / "preflight.json"
-    known, groups = _cached(path), _by_architecture(plan.runs)
+    groups = _by_architecture(plan.runs)
     measured = {name: _finished(study, runs) for name, runs in groups.items()}
     probes = {
-        name: {_key(run, slots): run for run in _spread(runs)}
-        for name, runs in groups.items()
-        if len(measured[name]) < PROBES
+        name: spread(runs, PROBES) for name, runs in groups.items() if len(measured[name]) < PROBES
     }
-    if not can_measure(plan):
-        rate = SHARE_OF_PEAK * gpu.peak_flops if gpu else UNKNOWN_FLOPS
-        for name, some in probes.items():
-            measured[name] += [
-                (_step_flops(run), _step_flops(run) / (rate * width(run))) for run in some.values()
-            ]
-        probes = {}
-    missing = {k: run for some in probes.values() for k, run in some.items() if k not in known}
-    if missing:
-        known |= _measure(missing, slots)
-        write_text(path, json.dumps(known, indent=1) + "\n")
+    is_here = can_measure(plan)
+    if is_here:
+        timings = _tried(study, [run for some in probes.values() for run in some], slots, gpu)
+    else:
+        peak = gpu.peak_flops if gpu else UNKNOWN_FLOPS / SHARE_OF_PEAK
+        timings = {
+            run.fingerprint(): guessed(run, peak) for some in probes.values() for run in some
+        }
     for name, some in probes.items():
-        measured[name] += [(_step_flops(run), known[key]) for key, run in some.items()]
+        measured[name] += [(step_flops(run), timings[run.fingerprint()]) for run in some]
     paces = {name: Pace.of(found) for name, found in measured.items()}
-    return {
+    seconds = {
         run.fingerprint(): paces[name].seconds_of(run)
         for name, runs in groups.items()
         for run in runs
     }
+    return Expected(seconds, _basis(plan, timings.values(), is_here))
 
 
-def _evaluated_steps(run: RunConfig) -> float:
-    """Steps that would take as many tokens as the run's own evaluations do."""
-    train, count = run.train, run.train.evaluations
-    begun = train.trunk.step if train.trunk else 0
-    own = sum(train.steps * (mark + 1) // count > begun for mark in range(count))
-    return own * (run.data.eval_tokens or _tokens_of(run.data.heldout)) / run.tokens_per_step
+def _basis(plan: Plan, timings: Iterable[Timing], is_here: bool) -> str:
+    if not is_here:
+        return (
+            f"not measured, as this machine has no GPU: at {SHARE_OF_PEAK:.0%} of the peak of the "
+            f"cluster's `gpu`, or {UNKNOWN_FLOPS:.0e} FLOP/s where its file names none known"
+        )
+    told = "from short runs on this machine, evaluations, checkpoints and hand-overs included"
+    if any(run.parallel.ranks > 1 for run in plan.runs):
+        told += ", what ranks exchange left out"
+    if large := sum(not timing.is_measured for timing in timings):
+        told += (
+            f"; not measured: {large} of {len(list(timings))} sizes of a step, whose state no rank "
+            f"alone can hold, at {SHARE_OF_PEAK:.0%} of the peak"
+        )
+    return told
 
 
-@cache
-def _tokens_of(folder: Path) -> int:
-    from data.mixture import Mixture
+def _tried(
+    study: Study, runs: Sequence[RunConfig], slots: int, gpu: Gpu | None
+) -> dict[str, Timing]:
+    """The timing of each run by fingerprint, from ``preflight.json`` where that has it."""
+    path, log = study.folder / "preflight.json", study.folder / "preflight.log"
+    known, keys = _kept(path), {run.fingerprint(): _key(run, slots, gpu) for run in runs}
+    kinds: dict[Any, dict[str, RunConfig]] = defaultdict(dict)
+    for run in runs:
+        if (key := keys[run.fingerprint()]) not in known:
+            rank = run.parallel.threads, run.parallel.gpus_per_rank, run.train.dtype
+            kinds[rank][key] = run
+    for missing in kinds.values():
+        found = trial.measure(missing, slots, log)
+        peak = gpu.peak_flops if gpu else 0.0
+        for key, timing in found.items():
+            if timing is None:
+                peak = peak or trial.measured_peak(missing[key], log)
+                timing = guessed(missing[key], peak)
+            known[key] = timing
+        kept = {key: asdict(timing) for key, timing in known.items()}
+        write_text(path, json.dumps(kept, indent=1) + "\n")
+    return {name: known[key] for name, key in keys.items()}
 
-    return sum(part.store.n_tokens for part in Mixture.open(folder).parts)
 
-
-def _finished(study: Study, runs: Sequence[RunConfig]) -> list[tuple[float, float]]:
-    """FLOPs and seconds of a step of every run that has finished at its first attempt."""
-    tails = [(run, read_tail(run_folder(study, run))) for run in runs]
-    return [
-        (_step_flops(run), tail.train_seconds / own_steps(run))
-        for run, tail in tails
-        if tail.status == "finished" and tail.attempts == 1 and tail.train_seconds
-    ]
-
-
-def _cached(path: Path) -> dict[str, float]:
+def _kept(path: Path) -> dict[str, Timing]:
     try:
-        return {str(key): float(value) for key, value in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, TypeError):
+        return {str(key): Timing(**one) for key, one in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
-def _key(run: RunConfig, slots: int) -> str:
-    """Changes with all that the duration of a step depends on."""
-    model, data, train = run.model, run.data, run.train
+def _key(run: RunConfig, slots: int, gpu: Gpu | None) -> str:
+    """Changes with all that the timing depends on: what is trained, how, beside how many, where."""
+    tried = trial.alone(run).model_dump(
+        mode="json",
+        exclude={
+            "name": True,
+            "labels": True,
+            "cost": True,
+            "data": {"train", "heldout", "seed"},
+            "train": {"seed": True, "schedule": True, "optimizer": {"learning_rate"}},
+            "parallel": {"step_timeout"},
+        },
+    )
     layout = run.parallel.model_dump(mode="json")
-    sizes = [run.rank_micro_batch, run.accumulation, data.sequence_length, train.dtype, slots]
-    return fingerprint([model, layout, sizes])
+    return fingerprint(
+        [tried, layout, slots, gpu and asdict(gpu), _machine(run.parallel.gpus_per_rank > 0)]
+    )
+
+
+@cache
+def _machine(has_gpu: bool) -> list[str]:
+    """What computes, and by which code."""
+    found = [platform.node(), f"{len(os.sched_getaffinity(0))} cores"]
+    found += [f"{name} {version(name)}" for name in ("torch", "deepspeed")]
+    if has_gpu:
+        import torch
+
+        found += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return found
+
+
+def _finished(study: Study, runs: Sequence[RunConfig]) -> list[tuple[float, Timing]]:
+    """FLOPs and timing of a step of every run that has finished at its first attempt."""
+    tails = [(run, read_tail(run_folder(study, run))) for run in runs]
+    steps = [
+        (step_flops(run), tail.train_seconds / own_steps(run))
+        for run, tail in tails
+        if tail.status == "finished" and tail.attempts == 1 and tail.train_seconds
+    ]
+    return [(flops, Timing(step, FORWARD * step)) for flops, step in steps]
 
 
 def _by_architecture(runs: Iterable[RunConfig]) -> dict[str, list[RunConfig]]:
@@ -162,53 +175,3 @@ def _by_architecture(runs: Iterable[RunConfig]) -> dict[str, list[RunConfig]]:
     for run in runs:
         groups.setdefault(str(run.labels["architecture"]), []).append(run)
     return groups
-
-
-def _step_flops(run: RunConfig) -> float:
-    return run_flops(run) / run.train.steps
-
-
-def _measure(probes: dict[str, RunConfig], slots: int) -> dict[str, float]:
-    ranks = max(run.parallel.ranks for run in probes.values())
-    here = min(slots, len(os.sched_getaffinity(0)))  # a cluster's other slots are elsewhere
-    with ProcessPoolExecutor(max(here // ranks, 1), get_context("spawn")) as pool:
-        return dict(zip(probes, pool.map(_probe, probes.values()), strict=True))
-
-
-def _spread(runs: list[RunConfig]) -> list[RunConfig]:
-    """A few of the runs, evenly from the one of the smallest step to the one of the largest."""
-    by_step = {_step_flops(run): run for run in runs}
-    sizes = sorted(by_step)
-    chosen = {round(share * (len(sizes) - 1)) for share in np.linspace(0, 1, PROBES)}
-    return [by_step[sizes[position]] for position in sorted(chosen)]
-
-
-def _probe(run: RunConfig) -> float:
-    """Median seconds of a training step of ``run``'s model on its share of the machine; of whole
-    sequences, of which ranks that share them do equal parts."""
-    import torch
-
-    from launch.device import keep_pages
-    from models import ModelConfig, build
-    from models.training import blank, losses
-
-    keep_pages()
-    torch.set_num_threads(run.parallel.threads or 1)
-    device = torch.device("cuda" if run.parallel.gpus_per_rank else "cpu")
-    with device:
-        model = build(ModelConfig.from_dict(run.model))
-    given = blank(model, run.rank_micro_batch, run.data.sequence_length)
-    model.init_weights(0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    times: list[float] = []
-    while len(times) < 4 or (sum(times) < PROBE_SECONDS and len(times) < 50):
-        begin = time.perf_counter()
-        for _ in range(run.accumulation):
-            torch.autograd.backward(losses(model, **given).total)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begin)
-    return sorted(times[1:])[len(times[1:]) // 2] / run.parallel.sequence_parallel

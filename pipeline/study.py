@@ -26,7 +26,7 @@ from pipeline.package import keep
 from pipeline.packing import makespan
 from pipeline.plan import Plan, Tokens, as_dict
 from pipeline.planner import make_plan
-from pipeline.preflight import START_SECONDS, basis, expected_seconds
+from pipeline.preflight import START_SECONDS, expected_seconds
 from pipeline.progress import Task, task
 from pipeline.proposals import read_proposals, write_proposals
 from pipeline.publish import publish, send
@@ -169,14 +169,14 @@ def _preflight(
         check_disk(study.folder, disk)
         plan.write(study.folder / "plan.json")
         work.update(0.2, "measuring this machine")
-        seconds = expected_seconds(study, plan, machine.slots, machine.gpu)
+        seconds, basis = expected_seconds(study, plan, machine.slots, machine.gpu)
         work.update(1, f"{len(plan.runs)} runs, {plan.flops:.3g} training FLOPs")
     for job in pending:
         job.expected = seconds[job.run.fingerprint()]
     devices = machine.devices()
     wall = makespan(pending, devices) + (START_SECONDS if pending else 0.0)
-    sources, told = exposures(plan), basis(plan)
-    ready = Ready(plan, devices, seconds, pending, wall, memory, disk, sources, price, told)
+    sources = exposures(plan)
+    ready = Ready(plan, devices, seconds, pending, wall, memory, disk, sources, price, basis)
     console.print(show.preflight(ready, source(study.rule)))
     for line in show.skipped(plan):
         console.print(line, markup=False)

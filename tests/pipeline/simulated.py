@@ -111,7 +111,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         driver,
         "expected_seconds",
-        lambda study, plan, *_: {run.fingerprint(): SECONDS for run in plan.runs},
+        lambda study, plan, *_: ({run.fingerprint(): SECONDS for run in plan.runs}, ""),
     )
 
 

@@ -1,77 +1,140 @@
 """Expected time: interpolated between measured steps, measured once, and by what has finished."""
 
 import json
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 
-from pipeline import preflight
+from pipeline import pace, preflight, trial
 from pipeline.gpus import SHARE_OF_PEAK, gpu
+from pipeline.pace import HANDOVER_SECONDS, Pace, guessed, halved
 from pipeline.planner import make_plan
-from pipeline.preflight import HANDOVER_SECONDS, Pace, expected_seconds
+from pipeline.preflight import PROBES, expected_seconds
 from pipeline.runs import own_steps, run_flops, run_folder
+from pipeline.trial import Timing
 from tests.pipeline.test_plan import TOKENS, study
-
-
-def test_a_pace_interpolates_between_measured_steps_and_scales_beyond_them(monkeypatch):
-    monkeypatch.setattr("pipeline.preflight.run_flops", lambda run: run.flops)
-    pace = Pace.of([(3e6, 0.03), (1e6, 0.01), (3e6, 0.01)])
-    for step_flops, seconds in ((1e6, 0.01), (2e6, 0.015), (3e6, 0.02), (9e6, 0.06)):
-        train = SimpleNamespace(steps=10, trunk=None, evaluations=2)
-        data = SimpleNamespace(eval_tokens=300)
-        run = SimpleNamespace(train=train, data=data, tokens_per_step=100, flops=10 * step_flops)
-        evaluations = 2 * 3 * seconds / 3  # three steps' tokens each, forward alone
-        assert pace.seconds_of(run) == pytest.approx(10 * seconds + evaluations + HANDOVER_SECONDS)
-
-
-def test_a_branch_takes_the_evaluations_after_its_trunk_alone(monkeypatch):
-    monkeypatch.setattr("pipeline.preflight.run_flops", lambda run: 1e6 * run.train.steps)
-    pace = Pace.of([(1e6, 0.01)])
-    train = SimpleNamespace(steps=100, trunk=SimpleNamespace(step=80), evaluations=4)
-    data = SimpleNamespace(eval_tokens=600)
-    run = SimpleNamespace(train=train, data=data, tokens_per_step=100)
-    assert pace.seconds_of(run) == pytest.approx(0.2 + 2 * 0.01 + HANDOVER_SECONDS)
-
-
-def test_without_a_gpu_here_the_peak_of_the_declared_one_is_gone_by(made, monkeypatch):
-    monkeypatch.setattr(preflight, "_measure", None)
-    monkeypatch.setattr(preflight, "can_measure", lambda plan: False)
-    known = expected_seconds(*made, slots=2, gpu=gpu("H100"))
-    guessed = expected_seconds(*made, slots=2)
-    for run in made[1].runs:
-        training = run_flops(run) / (SHARE_OF_PEAK * 989e12)
-        assert known[run.fingerprint()] == pytest.approx(training + HANDOVER_SECONDS, rel=1e-3)
-        assert guessed[run.fingerprint()] > known[run.fingerprint()]
-    assert "no GPU" in preflight.basis(made[1])
 
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    monkeypatch.setattr(preflight, "_tokens_of", lambda folder: 0)
+    monkeypatch.setattr(pace, "_tokens_of", lambda folder: 0)
     planned = study(budgets=[1e11, 1e12])
     planned = type(planned).model_validate(planned.model_dump() | {"output": str(tmp_path)})
     return planned, make_plan(planned, TOKENS)
 
 
+@pytest.fixture
+def run(made):
+    """A run of a thousand steps of 512 tokens, which saves nothing and evaluates nothing."""
+    run = made[1].runs[0]
+    train = run.train.model_copy(update={"steps": 1000, "checkpoint_every": None})
+    return run.model_copy(update={"train": train})
+
+
+def changed(run, section, **values):
+    inner = getattr(run, section).model_copy(update=values)
+    return run.model_copy(update={section: inner})
+
+
+def flops(run):
+    return run_flops(run) / run.train.steps
+
+
+def test_a_pace_interpolates_between_measured_steps_and_scales_beyond_them(run):
+    one = flops(run)
+    fast, slow = Timing(0.01, 0.002), Timing(0.03, 0.004)
+    found = Pace.of([(one * 1.5, slow), (one / 2, fast), (one * 1.5, replace(slow, step=0.01))])
+    assert found.seconds_of(run) == pytest.approx(1000 * 0.015 + HANDOVER_SECONDS)
+    small = Pace.of([(one / 4, fast)])
+    assert small.seconds_of(run) == pytest.approx(1000 * 0.04 + HANDOVER_SECONDS)
+
+
+def test_starts_evaluations_and_checkpoints_take_time_beside_the_steps(run):
+    known = Pace.of([(flops(run), Timing(0.01, 0.004, start=2.0))])
+    before = known.seconds_of(run)
+    assert before == pytest.approx(2 + 10 + HANDOVER_SECONDS)
+    judged = changed(run, "data", eval_tokens=10 * run.tokens_per_step)
+    judged = changed(judged, "train", evaluations=3)
+    assert known.seconds_of(judged) - before == pytest.approx(3 * 10 * 0.004)
+    size = run.cost.params.total * 12
+    saved = changed(run, "train", checkpoint_every=250)
+    told = 4 * size / pace.COPY_SPEED + size / pace.WRITE_SPEED
+    assert known.seconds_of(saved) - before == pytest.approx(told)
+
+
+def test_a_branch_takes_what_comes_after_its_trunk_alone(run, tmp_path):
+    from launch.config import TrunkConfig
+
+    run = changed(run, "data", eval_tokens=6 * run.tokens_per_step)
+    branch = changed(run, "train", evaluations=4, trunk=TrunkConfig(run=tmp_path, step=800))
+    known = Pace.of([(flops(run), Timing(0.01, 0.003))])
+    assert known.seconds_of(branch) == pytest.approx(2 + 6 * 0.003 + HANDOVER_SECONDS)
+
+
+def test_probes_halve_the_gap_where_most_is_spent():
+    assert halved([1], 4) == [0]
+    assert halved([1, 1, 1], 6) == [0, 1, 2]
+    assert halved([1] * 9, 5) == [0, 2, 4, 6, 8]
+    assert halved([1, 1, 1, 1, 1, 9, 9, 9, 1], 5) == [0, 5, 6, 7, 8]
+
+
+def test_without_a_gpu_here_the_peak_of_the_declared_one_is_gone_by(made, monkeypatch):
+    monkeypatch.setattr(trial, "measure", None)
+    monkeypatch.setattr(preflight, "can_measure", lambda plan: False)
+    known = expected_seconds(*made, slots=2, gpu=gpu("H100"))
+    unknown = expected_seconds(*made, slots=2)
+    for run in made[1].runs:
+        training = run_flops(run) / (SHARE_OF_PEAK * 989e12)
+        seconds = known.seconds[run.fingerprint()] - pace._saving(run)
+        assert seconds == pytest.approx(training + HANDOVER_SECONDS, rel=1e-3)
+        assert unknown.seconds[run.fingerprint()] > known.seconds[run.fingerprint()]
+    assert "no GPU" in known.basis
+
+
 def test_probes_are_few_and_not_repeated(made, monkeypatch):
-    probed = []
+    tried = []
 
-    def measure(probes, slots):
-        probed.extend(probes)
-        return {key: run_flops(run) / run.train.steps / 1e10 for key, run in probes.items()}
+    def measure(runs, slots, log):
+        tried.extend(runs)
+        return {key: Timing(flops(run) / 1e10, 0.0) for key, run in runs.items()}
 
-    monkeypatch.setattr(preflight, "_measure", measure)
-    seconds = expected_seconds(*made, slots=2)
-    assert len(probed) == preflight.PROBES
+    monkeypatch.setattr(trial, "measure", measure)
+    found = expected_seconds(*made, slots=2)
+    assert len(tried) == PROBES
     for run in made[1].runs:
         expected = run_flops(run) / 1e10 + HANDOVER_SECONDS
-        assert seconds[run.fingerprint()] == pytest.approx(expected, rel=0.05)
-    assert expected_seconds(*made, slots=2) == seconds
-    assert len(probed) == preflight.PROBES
+        assert found.seconds[run.fingerprint()] == pytest.approx(expected, rel=0.05)
+    assert expected_seconds(*made, slots=2) == found
+    assert len(tried) == PROBES
+    expected_seconds(*made, slots=4)
+    assert len(tried) == 2 * PROBES
+
+
+def test_what_one_rank_cannot_hold_is_guessed_by_the_peak_and_said(made, monkeypatch):
+    peaks = []
+
+    def peak(run, log):
+        peaks.append(run)
+        return 5e12
+
+    monkeypatch.setattr(trial, "measured_peak", peak)
+    monkeypatch.setattr(trial, "measure", lambda runs, slots, log: dict.fromkeys(runs))
+    found = expected_seconds(*made, slots=2)
+    for run in made[1].runs:
+        guess = run.train.steps * guessed(run, 5e12).step
+        assert found.seconds[run.fingerprint()] == pytest.approx(
+            guess + HANDOVER_SECONDS + pace._saving(run), rel=1e-6
+        )
+    assert f"not measured: {PROBES} of {PROBES}" in found.basis
+    assert expected_seconds(*made, slots=2) == found
+    assert len(peaks) == 1
+    known = expected_seconds(*made, slots=2, gpu=gpu("H100"))
+    assert len(peaks) == 1
+    assert sum(known.seconds.values()) < sum(found.seconds.values())
 
 
 def test_what_finished_runs_took_makes_probes_needless(made, monkeypatch):
-    monkeypatch.setattr(preflight, "_measure", None)
+    monkeypatch.setattr(trial, "measure", None)
     for run in made[1].runs[::2]:
         folder = run_folder(made[0], run)
         folder.mkdir(parents=True)
@@ -80,7 +143,48 @@ def test_what_finished_runs_took_makes_probes_needless(made, monkeypatch):
         common = {"time": 0.0, "attempt": 1, "step": own_steps(run)}
         text = "".join(json.dumps(common | line) + "\n" for line in lines)
         (folder / "journal.jsonl").write_text(text)
-    seconds = expected_seconds(*made, slots=2)
+    found = expected_seconds(*made, slots=2)
     for run in made[1].runs:
         expected = run_flops(run) / 5e9 + HANDOVER_SECONDS
-        assert seconds[run.fingerprint()] == pytest.approx(expected, rel=0.05)
+        assert found.seconds[run.fingerprint()] == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("train", {"activation_checkpointing": True}),
+        ("train", {"dtype": "bf16"}),
+        ("train", {"compile": True}),
+        ("train", {"micro_batch_size": 1}),
+        ("parallel", {"ranks": 2}),
+        ("parallel", {"ranks": 2, "zero_stage": 3}),
+        ("parallel", {"threads": 2}),
+        ("data", {"sequence_length": 64}),
+        ("model", {"width": 128}),
+    ],
+)
+def test_a_timing_is_kept_for_what_it_depends_on(run, section, values):
+    key = preflight._key(run, 2, None)
+    other = (
+        run.model_copy(update={"model": run.model | values})
+        if section == "model"
+        else changed(run, section, **values)
+    )
+    assert preflight._key(other, 2, None) != key
+    assert preflight._key(run, 3, None) != key
+
+
+def test_a_timing_is_that_of_one_machine_and_of_any_seed(run, monkeypatch):
+    key = preflight._key(run, 2, None)
+    again = changed(run, "train", seed=7, steps=77).model_copy(update={"name": "other"})
+    assert preflight._key(again, 2, None) == key
+    preflight._machine.cache_clear()
+    monkeypatch.setattr("platform.node", lambda: "elsewhere")
+    assert preflight._key(run, 2, None) != key
+    preflight._machine.cache_clear()
+
+
+def test_a_file_of_another_version_is_measured_anew(tmp_path):
+    path = tmp_path / "preflight.json"
+    path.write_text('{"a": 0.1}')
+    assert preflight._kept(path) == {}
