@@ -16,25 +16,32 @@ from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from data.corpus import CorpusConfig, MixtureConfig, scan
 from data.tokenizer import TokenizerConfig, load
-from launch.conflicts import Layout, expert_counts, refuse_conflicts
-from pipeline.errors import ConfigError
+from launch.conflicts import expert_counts, refuse_conflicts
+from pipeline.errors import ConfigError, KeyFault
 from pipeline.faults import describe, dotted
 from pipeline.grids import Grid, RepeatsGrid, Variant
 from pipeline.rules import Rule
-from pipeline.settings import FitSettings, ParallelSettings, TrainSettings
+from pipeline.settings import FitSettings, OwnTraining, ParallelSettings, TrainSettings
 from pipeline.store import Uri, scrubbed
 from pipeline.strict import Name, Strict
 from pipeline.yaml_file import Key, YamlFile, find, read_yaml
 
 
 class Architecture(Strict):
-    """A recipe (resolved: a mapping) and what this study changes in it (already merged).
+    """A recipe (resolved: a mapping) and what this study changes in it (already merged)."""
 
-    Runs of a higher ``priority`` start first.
-    """
-
-    recipe: dict[str, Any]
-    priority: int = 0
+    recipe: dict[str, Any] = Field(description="a recipe: its file, or a name in configs/models")
+    priority: int = Field(default=0, description="runs of a higher one start first")
+    train: OwnTraining = Field(
+        default=OwnTraining(),
+        description="what it has of its own of the study's `train`",
+        exclude_if=lambda given: not given.model_fields_set,
+    )
+    rule: Rule | None = Field(
+        default=None,
+        description="its own learning rate and batch; null: by the study's `rule`",
+        exclude_if=lambda given: given is None,
+    )
 
 
 def _kind_of_corpus(given: Any) -> str:
@@ -81,24 +88,22 @@ class Study(Strict):
         if isinstance(self.grid, RepeatsGrid):
             self.grid.check(self.corpus)
         for variant in self.variants.values():
-            experts = expert_counts(variant.recipe)
+            train, experts = self.training(variant), expert_counts(variant.recipe)
             for settings in self.parallel.steps:
-                spread = settings.expert_parallel or settings.ranks
-                refuse_conflicts(
-                    Layout(
-                        ranks=settings.ranks,
-                        zero_stage=settings.zero_stage,
-                        expert_parallel=spread if experts else 1,
-                        gpus_per_rank=settings.gpus_per_rank,
-                        dtype=self.train.dtype,
-                        optimizer="adamw",
-                        experts=experts,
-                        sequence_parallel=settings.sequence_parallel,
-                        sequence_length=self.train.sequence_length,
-                        pipeline_parallel=settings.pipeline_parallel,
-                    )
-                )
+                try:
+                    refuse_conflicts(settings.layout(train, experts))
+                except ValueError as error:
+                    told = f"architectures.{variant.family}: {error}"
+                    raise KeyFault(told, ("parallel",)) from None
         return self
+
+    def training(self, variant: Variant) -> TrainSettings:
+        """How the runs of a variant are trained."""
+        return self.train.of(self.architectures[variant.family].train)
+
+    def rule_of(self, variant: Variant) -> Rule:
+        """Which rule gives the runs of a variant their learning rate and batch."""
+        return self.architectures[variant.family].rule or self.rule
 
     @cached_property
     def variants(self) -> dict[str, Variant]:
