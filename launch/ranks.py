@@ -3,18 +3,23 @@
 import os
 import socket
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import psutil
 import torch
 import torch.distributed as dist
+import torch.distributed.distributed_c10d as c10d
 
 LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank stands in its gang; `address:port` is rank 0's store, `own` its own address."""
+    """Where a rank stands in its gang; `address:port` is rank 0's store, `own` its own address.
+
+    A collective fails after `timeout` seconds, which is for `launch.watchdog` to come before.
+    """
 
     rank: int = 0
     world: int = 1
@@ -24,6 +29,7 @@ class Place:
     own: str = LOOPBACK
     cuda: bool = False
     threads: int = 1
+    timeout: float = 1800.0
 
     def at(self, address: str, port: int) -> "Place":
         """The same place in a gang that meets there."""
@@ -60,11 +66,15 @@ class Ranks:
             store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
                 place.address, place.port, place.world
             )
+        timeout = timedelta(seconds=place.timeout)
+        # DeepSpeed makes groups without one, and NCCL's own would come before a patient watchdog.
+        c10d.default_pg_timeout = c10d.default_pg_nccl_timeout = timeout  # type: ignore[attr-defined]
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if place.cuda else "gloo",
             store=store,
             rank=place.rank,
             world_size=place.world,
+            timeout=timeout,
         )
 
     def sum(self, *values: float) -> list[float]:
