@@ -22,8 +22,8 @@ from launch.config import ParallelConfig, RunConfig
 from launch.journal import DONE, FILE, End, FencedError, Journal, Status
 from launch.ranks import Place
 from launch.tail import read_tail
-from launch.watchdog import blame
-from launch.worker import STOP_FILE, Worker
+from launch.watchdog import START_SECONDS, Pulse, blame, forget
+from launch.worker import STOP_FILE, Worker, ask_to_stop
 
 RANK = ray.remote(Worker)
 SOUND: tuple[Status, ...] = (*DONE, "cancelled", "preempted")
@@ -55,10 +55,10 @@ class Gang:
         self._group = placement_group([bundle] * parallel.ranks, strategy="PACK")
         self._placed = self._group.ready()
         self._actors = [self._actor(rank, bundle) for rank in range(parallel.ranks)]
-        is_local = sum(node["Alive"] for node in ray.nodes()) == 1
-        meeting = self._actors[0].meet.remote(parallel.ranks, is_local)
-        place = Place(0, parallel.ranks, cuda=gpus > 0, threads=threads)
         nodes = [actor.node.remote() for actor in self._actors]
+        meeting = self._actors[0].meet.remote(*nodes)
+        timeout = 2 * max(parallel.step_timeout, START_SECONDS)
+        place = Place(world=parallel.ranks, cuda=gpus > 0, threads=threads, timeout=timeout)
         self._joined = [
             actor.join.remote(replace(place, rank=rank), meeting, *nodes)
             for rank, actor in enumerate(self._actors)
@@ -94,8 +94,10 @@ class Gang:
             with Journal(folder / FILE, self._epoch) as journal:
                 journal.claim()
         (folder / STOP_FILE).unlink(missing_ok=True)
+        forget(folder)
         config.write(folder / "config.json")
         self._folder = folder
+        self._pulse = Pulse(folder, self.parallel.step_timeout)
         text = config.model_dump_json().encode()
         self._runs = [actor.train.remote(text, str(folder)) for actor in self._actors]
 
@@ -103,13 +105,15 @@ class Gang:
         """Ask the run to save its state and end with this status."""
         assert self._folder, "no run was submitted"
         with contextlib.suppress(FencedError), Journal(self._folder / FILE, self._epoch):
-            (self._folder / STOP_FILE).write_text(status)
+            ask_to_stop(self._folder, status)
 
     def outcome(self) -> Outcome | None:
         """The run's end, once; None while it goes on."""
         assert self._folder, "no run was submitted"
         done, self._going = ray.wait(self._runs, num_returns=len(self._runs), timeout=0)
         problems = [problem for run in done if (problem := _problem(run))]
+        if self._going and self.is_placed and self._pulse.has_stopped():
+            problems.append("rank 0 shows no sign of life: its process is stopped or stuck")
         if problems:
             return self._failed(problems)
         if self._going:

@@ -33,10 +33,13 @@ class Worker:
         self._address = address
         self._store: Any = None
 
-    def meet(self, world: int, is_local: bool) -> tuple[str, int]:
-        """Rank 0 opens the store that all meet at, on loopback if all are on one machine."""
-        address = LOOPBACK if is_local else self._address()
-        self._store, port = open_store(address, world)
+    def meet(self, *nodes: str) -> tuple[str, int]:
+        """Rank 0 opens the store that all meet at, on loopback if all are on one node.
+
+        `nodes` are all processes' (see `join`), this one's the first.
+        """
+        address = LOOPBACK if len(set(nodes)) == 1 else nodes[0]
+        self._store, port = open_store(address, len(nodes))
         return address, port
 
     def node(self) -> str:
@@ -67,7 +70,7 @@ class Worker:
         rank = self._ranks.rank
         with (
             _output_to(run / f"rank-{rank}.log"),
-            Watchdog(run, rank, config.parallel.step_timeout) as watchdog,
+            Watchdog(run, rank, self._ranks.world, config.parallel.step_timeout) as watchdog,
             StopRequest(run) as request,
         ):
             try:
@@ -81,6 +84,13 @@ def rank_by_node(index: int, nodes: Sequence[str]) -> int:
     """The rank of the process made as number `index`: node by node, as each first appears."""
     first = [nodes.index(node) for node in nodes]
     return sorted(range(len(nodes)), key=lambda i: (first[i], i)).index(index)
+
+
+def ask_to_stop(folder: Path, status: str) -> None:
+    """Write the stop file at once: a rank may look at any moment."""
+    draft = folder / f"{STOP_FILE}.draft"
+    draft.write_text(status)
+    draft.replace(folder / STOP_FILE)
 
 
 class StopRequest:
@@ -106,7 +116,7 @@ class StopRequest:
         if self._wanted is None and now - self._looked > STOP_SECONDS:
             self._looked = now
             with contextlib.suppress(FileNotFoundError):
-                self._wanted = self._path.read_text()
+                self._wanted = self._path.read_text() or None
         return self._wanted
 
 

@@ -10,13 +10,11 @@ import psutil
 import pytest
 import ray
 
-from launch import device
 from launch.config import RunConfig
 from launch.health import by_layer, flags, stragglers
 from launch.journal import read_run
 from launch.ranks import Ranks
 from launch.train import train
-from launch.watchdog import Watchdog, blame
 
 
 def test_layers_add_up_to_the_whole(
@@ -91,23 +89,3 @@ def test_peak_memory_is_that_of_the_process(
     train(run_config(), tmp_path, ranks)
     now = psutil.Process().memory_info().rss
     assert all(now / 2 < (point.memory or 0) < 20 * now for point in read_run(tmp_path).points)
-
-
-@pytest.mark.parametrize("on_device", [True, False])
-def test_a_rank_that_waits_for_its_device_is_not_the_one_that_hangs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_device: bool
-):
-    """With NCCL it is in reading a number from the GPU that a rank waits for the others."""
-
-    class Slow:
-        def __float__(self) -> float:
-            time.sleep(1.0)
-            return 0.0
-
-    with Watchdog(tmp_path, 0, timeout=0.1) as watchdog:
-        monkeypatch.setattr("launch.watchdog.os._exit", lambda code: watchdog.__exit__())
-        watchdog.beat(7)
-        device.value(Slow()) if on_device else float(Slow())
-    told = blame(tmp_path, 2)
-    assert told is not None
-    assert told.startswith("rank 1 fell silent" if on_device else "rank 0 hung after step 7 at")
