@@ -134,7 +134,7 @@ def _branch(
     layer: int,
     common: dict[str, nn.Module] | None = None,
 ) -> Branch:
-    options = dict(spec.branches[use.name])
+    options, init = dict(spec.branches[use.name]), config.recipe.init
     frame = Frame(
         width=config.width,
         n_layers=config.n_layers,
@@ -142,6 +142,7 @@ def _branch(
         layer=layer,
         positions=dict(spec.positions),  # type: ignore[arg-type]
         norm_eps=spec.norm.eps,  # type: ignore[union-attr]
+        base_width=init.base_width if init.scheme == "mup" else None,  # type: ignore[union-attr]
         shared={} if common is None else common,
     )
     kind = registry.branches()[options.pop("type")].load()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,8 +27,19 @@ class Frame:
     layer: int = 0
     positions: dict[str, Any] = field(default_factory=lambda: {"type": "none"})
     norm_eps: float = 1e-5
+    base_width: int | None = None
+    """muP's, under that scheme."""
     shared: dict[str, nn.Module] = field(default_factory=dict)
     """Modules of the stack that several branches have a part in; the first to ask owns one."""
+
+    def score_scale(self, width_of: Callable[[int], float]) -> float:
+        """Of products of queries and keys that are K = `width_of(D)` wide in a model of width D:
+        1/√K. Under muP √K_b/K with K_b at the base width, since products of what was trained grow
+        as K and not as its root (Tensor Programs V, 2203.03466, definition 4.1)."""
+        own = width_of(self.width)
+        base = own if self.base_width is None else width_of(self.base_width)
+        scale: float = own**-0.5 * (base / own) ** 0.5
+        return scale
 
 
 class Branch(nn.Module):

@@ -13,7 +13,8 @@
 root of their number, so that the stream's variance does not grow with depth. `mup` is the maximal
 update parametrisation for Adam (Tensor Programs V, 2203.03466, table 8): a matrix whose fan-in
 grows with the width takes the learning rate times base_width/fan-in at that width, b/D above, so
-that the best rate found at `base_width` holds at every width. A tied head multiplies logits by
+that the best rate found at `base_width` holds at every width. Scores of attention shrink as the
+heads' width rather than as its root (`Frame.score_scale`). A tied head multiplies logits by
 base_width/D instead, and its embedding starts as small as the head would; scales by the width
 itself (`embedding_scale`, `head.scaled`) have no place beside it. `embedding_std` overrides the
 table for embeddings. Weight decay is divided by the rate's multiplier, since AdamW multiplies the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from models import limits, registry, schema, sight
@@ -112,6 +112,17 @@ class ModelConfig:
                 raise error.within("encoder") from None
         if self.generator is not None:
             self.generator.validate()
+        if self.base is not None and self.base.width != self.width:
+            self._validate_base(self.base)
+
+    def _validate_base(self, base: ModelConfig) -> None:
+        """Rates and scales follow those at muP's base width: there must be a model of it."""
+        try:
+            base.validate()
+        except RecipeError as error:
+            what = f"muP's rates are relative to a model of that width, but {error}; base_width"
+            allowed = "a width that the recipe can be built at"
+            raise RecipeError(("init", "base_width"), base.width, allowed, what) from None
 
     def check_length(self, sequence_length: int) -> None:
         """RecipeError if rows of so many tokens of text are longer than some stack can read."""
@@ -141,6 +152,12 @@ class ModelConfig:
         if not isinstance(spec, Encoder):
             return ()
         return tile(spec.layers, spec.n_layers or self.n_layers, spec.first_layers)
+
+    @property
+    def base(self) -> ModelConfig | None:
+        """Under muP, the member at the base width."""
+        init: Any = self.recipe.init
+        return replace(self, width=init.base_width) if init.scheme == "mup" else None
 
     @property
     def generator(self) -> ModelConfig | None:

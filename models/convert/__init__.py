@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from models.assembly import build
+from models.convert import scale
 from models.errors import RecipeError
 from models.model import Model
 from models.pattern import Layer
@@ -81,14 +82,15 @@ def from_hf(hf_model: Any) -> Model:
 @torch.no_grad()
 def to_hf(model: Model, kind: str | None = None) -> Any:
     """A `transformers` model with our weights, of the `model_type` given or the first that fits;
-    RecipeError if no family can express the recipe."""
+    RecipeError if no family can express the recipe. muP's scale of scores and of a tied head's
+    logits become part of the weights."""
     import transformers
 
     family, kwargs = family_of(model.config, kind)
     hf_config = transformers.AutoConfig.for_model(**kwargs)
     hf_model = getattr(transformers, hf_class(hf_config))(hf_config)
     state: dict[str, Tensor] = {}
-    ours, last = _tensors(model), _last_norm(model)
+    ours, last = _tensors(model) | scale.folded(model), _last_norm(model)
     for rule in family.rules(model.config):
         value = ours[rule.ours]
         if rule.ours.startswith(f"{last}.") and model.multiplier != 1.0:
@@ -152,7 +154,7 @@ def canonical(config: ModelConfig) -> dict[str, Any]:
     """What a config computes: options as the built branches hold them, without how they came
     about, how weights start or what they are trained on."""
     with torch.device("meta"):
-        model = build(config)
+        model = build(scale.plain(config))
     text = config.to_dict()
     recipe = text["recipe"]
     for part in ("init", "depth", "objective", "generator"):

@@ -49,8 +49,8 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         **decoder.rope_keywords(config),
         "sliding_window": recipe.branches["local"]["window"],
         "layer_types": LAYERS * (config.n_layers // 2),
-        "attn_logit_softcapping": attention["softcap"],
-        "final_logit_softcapping": recipe.logit_softcap,
+        "attn_logit_softcapping": attention["softcap"] and float(attention["softcap"]),
+        "final_logit_softcapping": recipe.logit_softcap and float(recipe.logit_softcap),
         "query_pre_attn_scalar": round(attention["scale"] ** -2)
         if attention["scale"]
         else head_width,

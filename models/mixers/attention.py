@@ -26,10 +26,10 @@ class Attention(Branch, name="attention"):
     ratio. window, stride, local, n_global, chunk: see `Mask`. qk_norm: RMSNorm of queries and keys,
     of each head (Gemma 3), all at once (OLMo 2), or of each head after turning and without weights
     (unit: Llama 4). bias: on q, k, v and, with out_bias, on the output. softcap: scores pass
-    cap·tanh(s/cap) (Gemma 2, 2408.00118). scale: of the scores, 1/√K by default. rotary: whether
-    rotary positions turn this branch's heads. temperature s: queries grow with their position p,
-    by 1 + s log(1 + ⌊(p + 1) / temperature_floor⌋) (2501.19399, as in Llama 4). gate: the output is
-    times σ(W x) (2505.06708).
+    cap·tanh(s/cap) (Gemma 2, 2408.00118). scale: of the scores, by default `Frame.score_scale`.
+    rotary: whether rotary positions turn this branch's heads. temperature s: queries grow with
+    their position p, by 1 + s log(1 + ⌊(p + 1) / temperature_floor⌋) (2501.19399, as in Llama 4).
+    gate: the output is times σ(W x) (2505.06708).
     """
 
     derived = ("queries_per_kv",)
@@ -63,7 +63,9 @@ class Attention(Branch, name="attention"):
         self.n_kv_heads = kv_heads(self.n_heads, n_kv_heads, queries_per_kv)
         self.mask = softmax.Mask(causal, window, stride, local, n_global, chunk)
         self.softcap = softcap
-        self.scale = scale or self.head_width**-0.5
+        self.scale = scale or frame.score_scale(
+            lambda width: split_heads(width, n_heads, head_width)[1]
+        )
         positions = scheme(frame.positions)
         self.rope = positions if isinstance(positions, Rope) and rotary else None
         self.temperature, self.temperature_floor = temperature, temperature_floor

@@ -34,7 +34,9 @@ class Cross(Branch, name="cross"):
         super().__init__()
         self.n_heads, self.head_width = split_heads(frame.width, n_heads, head_width)
         self.n_kv_heads = kv_heads(self.n_heads, n_kv_heads, queries_per_kv)
-        self.scale = scale or self.head_width**-0.5
+        self.scale = scale or frame.score_scale(
+            lambda width: split_heads(width, n_heads, head_width)[1]
+        )
         inner = self.n_heads * self.head_width
         self.q = Linear(frame.width, inner, bias=bias)
         self.kv = Linear(frame.width, 2 * self.n_kv_heads * self.head_width, bias=bias)

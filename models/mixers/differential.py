@@ -40,6 +40,9 @@ class Differential(Branch, name="differential"):
         self.n_heads, self.n_kv_heads, self.head_width = even_heads(
             frame.width, n_heads, head_width, n_kv_heads, queries_per_kv
         )
+        self.scale = frame.score_scale(
+            lambda width: even_heads(width, n_heads, head_width, n_kv_heads, queries_per_kv)[2]
+        )
         self.start = 0.8 - 0.6 * math.exp(-0.3 * frame.layer)
         self.eps = frame.norm_eps
         positions = scheme(frame.positions)
@@ -75,7 +78,7 @@ class Differential(Branch, name="differential"):
                 v[:, :, i::2],  # halves as wide as keys, so that kernels stay fused
                 softmax.Mask(),
                 context,
-                scale=self.head_width**-0.5,
+                scale=self.scale,
             )
             for i in range(2)
         ]

@@ -48,10 +48,12 @@ class Disentangled(Branch, name="disentangled"):
             raise RecipeError(
                 ("positions", "type"), frame.positions["type"], ["disentangled"], "has no distances"
             )
-        self.scale = (self.head_width * (1 + self.c2p + self.p2c)) ** -0.5
+        n_terms = self.c2p + self.p2c
+        self.scale = frame.score_scale(
+            lambda width: split_heads(width, n_heads, head_width)[1] * (1 + n_terms)
+        )
         inner = self.n_heads * self.head_width
         self.qkv = Linear(frame.width, 3 * inner, bias=bias)
-        n_terms = self.c2p + self.p2c
         self.distance = None if share else Linear(frame.width, n_terms * inner, bias=bias)
         self.out = Linear(inner, frame.width, bias=out_bias, role="out")
 

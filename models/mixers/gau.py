@@ -24,6 +24,7 @@ class Gau(Branch, name="gau"):
         super().__init__()
         self.inner = int(expansion * frame.width)
         self.head_width = head_width or min(128, frame.width)
+        self.scale = frame.score_scale(lambda width: head_width or min(128, width))
         positions = scheme(frame.positions)
         self.rope = positions if isinstance(positions, Rope) else None
         self.into = Linear(frame.width, 2 * self.inner + self.head_width)
@@ -44,8 +45,7 @@ class Gau(Branch, name="gau"):
             if state:
                 k, v = torch.cat([state["k"], k], 1), torch.cat([state["v"], v], 1)
             state.update(k=k, v=v)
-        scale = self.head_width**-0.5
-        mixed = attend(qk[:, :, :1], k, v, softmax.Mask(), context, scale=scale)
+        mixed = attend(qk[:, :, :1], k, v, softmax.Mask(), context, scale=self.scale)
         return self.out(u * mixed[:, :, 0])
 
     def mixing_flops(self, length: int) -> int:

@@ -39,13 +39,17 @@ class Mla(Branch, name="mla"):
         scale: float | None = None,
     ) -> None:
         super().__init__()
-        self.nope_width = nope_width or head_width_for(frame.width)
-        self.rope_width = rope_width or max(2, self.nope_width // 2)
+
+        def key_width(width: int) -> tuple[int, int]:
+            nope = nope_width or head_width_for(width)
+            return nope, rope_width or max(2, nope // 2)
+
+        self.nope_width, self.rope_width = key_width(frame.width)
         self.v_width = v_width or self.nope_width
         self.kv_rank = kv_rank or 4 * self.nope_width
         self.n_heads = n_heads or max(1, frame.width // self.nope_width)
         self.q_width = self.nope_width + self.rope_width
-        self.scale = scale or self.q_width**-0.5
+        self.scale = scale or frame.score_scale(lambda width: sum(key_width(width)))
         positions = scheme(frame.positions)
         self.rope = positions if isinstance(positions, Rope) else None
         D, H = frame.width, self.n_heads

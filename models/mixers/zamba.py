@@ -13,6 +13,7 @@ from models import schema
 from models.branch import Branch, Frame
 from models.channels.mlp import Mlp
 from models.context import Context
+from models.limits import split_heads
 from models.linear import Linear
 from models.mixers.attention import Attention
 from models.mixers.mamba_heads import MambaHeads
@@ -83,12 +84,15 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         n_heads, head_width, n_kv_heads = heads
-        wide = replace(frame, width=2 * frame.width)
+        base = frame.base_width and 2 * frame.base_width
+        wide = replace(frame, width=2 * frame.width, base_width=base)
         self.before = RMSNorm(wide.width, frame.norm_eps)
         self.attention = Attention(
             wide, n_heads=n_heads, head_width=head_width, n_kv_heads=n_kv_heads
         )
-        self.attention.scale = (self.attention.head_width / 2) ** -0.5
+        self.attention.scale = wide.score_scale(
+            lambda width: split_heads(width, n_heads, head_width)[1] / 2
+        )
         self.attention.out = Linear(self.attention.out.in_features, frame.width)
         self.between = RMSNorm(frame.width, frame.norm_eps)
         self.mlp = Mlp(frame, activation="geglu", hidden=hidden)

@@ -59,6 +59,79 @@ def test_logits_grow_with_width_otherwise() -> None:
     assert growth("fan_in")["logits"] > 1.8
 
 
+def scores_after_training(width: int) -> float:
+    """Root mean square of what softmax sees after eight steps, of heads as wide as by default."""
+    given = {"pattern": "attention+mlp", "positions": "none"}
+    given["init"] = {"scheme": "mup", "base_width": 128}
+    model = build(Recipe.from_dict(given).at(width=width, n_layers=1, vocab_size=64))
+    model.init_weights(0)
+    attention, found = model.layers[0].residuals[0].branch, []
+    q_heads, n = attention.n_heads * attention.head_width, attention.head_width
+
+    def note(_module: Any, _args: Any, qkv_BTI: Tensor) -> None:
+        q, k = (part.unflatten(-1, (-1, n)) for part in qkv_BTI.split(q_heads, -1)[:2])
+        scores = torch.einsum("bthk,bshk->bhts", q, k) * attention.scale
+        found.append(scores.square().mean().sqrt().item())
+
+    attention.qkv.register_forward_hook(note)
+    x = torch.randint(64, (4, 16), generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.Adam(model.param_groups(0.03, 0.0), betas=(0.9, 0.95))
+    for _ in range(8):
+        loss = cross_entropy(model(x), x.roll(-1, 1)).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model(x)
+    return found[-1]
+
+
+@pytest.mark.slow
+def test_scores_are_flat_where_heads_widen() -> None:
+    """Those of width 128 are 16 wide, of width 1,024 are 64; by 1/√K scores grow 1.8 times."""
+    narrow, wide = scores_after_training(128), scores_after_training(1024)
+    assert 0.7 < wide / narrow < 1.4, (narrow, wide)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "options", "base", "own"),
+    [
+        ("attention", {}, 16, 64),
+        ("attention", {"n_heads": 4}, 32, 256),
+        ("attention", {"head_width": 32}, 32, 32),
+        ("differential", {}, 16, 64),
+        ("mla", {}, 16 + 8, 64 + 32),
+        ("gau", {}, 128, 128),
+        ("gau", {"head_width": 64}, 64, 64),
+    ],
+)
+def test_scores_shrink_with_the_heads_width_under_mup(
+    pattern: str, options: dict[str, Any], base: int, own: int
+) -> None:
+    """√K_b/K (2203.03466, definition 4.1), and 1/√K under another scheme."""
+
+    def scale(scheme: str, width: int) -> float:
+        given = {"pattern": pattern, "branches": {pattern: options}}
+        recipe = Recipe.from_dict(given | {"init": {"scheme": scheme, "base_width": 128}})
+        with torch.device("meta"):
+            model = build(recipe.at(width=width, n_layers=1, vocab_size=64))
+        found: float = model.layers[0].residuals[0].branch.scale
+        return found
+
+    assert scale("mup", 128) == scale("fan_in", 128) == base**-0.5
+    assert scale("fan_in", 1024) == own**-0.5
+    assert scale("mup", 1024) == pytest.approx(base**0.5 / own)
+
+
+def test_a_base_width_that_cannot_be_built_is_refused() -> None:
+    given = {"pattern": "attention+mlp", "branches": {"attention": {"n_heads": 12}}, "init": "mup"}
+    with pytest.raises(RecipeError, match=r"n_heads.*heads do not divide the width 64") as caught:
+        Recipe.from_dict(given).at(width=192, n_layers=1, vocab_size=64)
+    assert caught.value.key == ("init", "base_width")
+    Recipe.from_dict(given | {"init": {"scheme": "mup", "base_width": 96}}).at(
+        width=192, n_layers=1, vocab_size=64
+    )
+
+
 def scales(zoo: Any, name: str, width: int, scheme: str = "mup") -> dict[str, float]:
     """Root mean squares after four steps of each branch's outputs and of the logits, the mean over
     uses and seeds."""

@@ -368,6 +368,7 @@ def test_exported_folder_is_loaded_and_generates_the_same(tmp_path: Path, zoo: A
         ("qwen3_next", 32, 4),
         ("falcon_mamba", 32, 1),
         ("diff_transformer", 32, 1),
+        ("gemma2", 32, 2),
         ("nemotron_h", 32, 13),
         ("llama4", 32, 4),
         ("zamba", 32, 12),
@@ -435,3 +436,39 @@ def test_encoders_of_ours_become_theirs(zoo: Any, name: str, theirs: str) -> Non
         assert generator.config.embedding_size == model.config.width
         expected = model.generator(tokens)
         torch.testing.assert_close(generator(tokens).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def wide_heads(zoo: Any, name: str) -> Recipe:
+    """Under muP, with heads twice as wide as at the base width."""
+    given = zoo.recipe_dict(name) | {"init": {"scheme": "mup", "base_width": 16}}
+    for stack in (given, given.get("encoder") or {}):
+        for kind, options in (stack.get("branches") or {}).items():
+            chosen = (options or {}).get("type", kind)
+            if chosen in ("attention", "cross", "differential", "disentangled"):
+                stack["branches"][kind] = {**options, "n_heads": 2, "scale": None}
+                for other in ("head_width", "n_kv_heads", "queries_per_kv"):
+                    stack["branches"][kind].pop(other, None)
+                if chosen in ("differential", "disentangled"):
+                    del stack["branches"][kind]["scale"]
+    return Recipe.from_dict(given)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["llama", "bart", "bert", "deberta", "deepseek_v2", "diff_transformer", "olmo2"],
+)
+@torch.no_grad()
+def test_mups_scale_of_scores_is_exported(zoo: Any, name: str) -> None:
+    config = wide_heads(zoo, name).at(width=32, n_layers=2, vocab_size=zoo.vocab)
+    model = zoo.randomized(config, torch.float32)
+    x = zoo.tokens(2, 9)
+    given = {} if model.encoder is None else {"decoder_input_ids": x}
+    found = to_hf(model).eval()(x, **given).logits
+    expected = model(x) if model.encoder is None else model(x, decoder_tokens=x)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_scale_that_no_weight_takes_is_not_exported(zoo: Any) -> None:
+    config = wide_heads(zoo, "llama4").at(width=32, n_layers=4, vocab_size=zoo.vocab)
+    with pytest.raises(RecipeError, match="muP's scale of scores"):
+        to_hf(zoo.randomized(config, torch.float32))
