@@ -175,8 +175,13 @@ def width(run: RunConfig) -> float:
 
 
 def run_folder(study: Study, run: RunConfig) -> Path:
-    """Where a run lives: its name, and the fingerprint that makes it this run."""
-    return study.folder / "runs" / f"{run.name}-{run.fingerprint()[:8]}"
+    """Where a run lives."""
+    return folder_of(study.folder, run.name, run.fingerprint())
+
+
+def folder_of(study: Path, name: str, fingerprint: str) -> Path:
+    """Where a run lives in its study's folder: its name, and what makes it this run."""
+    return study / "runs" / f"{name}-{fingerprint[:8]}"
 
 
 def judged_on(recipe: Mapping[str, Any]) -> str:
