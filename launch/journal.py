@@ -24,7 +24,6 @@ Status = Literal[
 ]
 DONE: tuple[Status, ...] = ("finished", "diverged")
 """Of a run that nothing is left to train of."""
-ENDED: tuple[Status, ...] = (*DONE, "failed", "preempted", "cancelled")
 FILE = "journal.jsonl"
 CLAIM = b'{"kind":"claim"'
 

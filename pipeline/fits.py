@@ -43,8 +43,7 @@ def fit_table(study: Study, plan: Plan, frame: pd.DataFrame) -> dict[str, Any]:
     from analysis.study import analyze
     from pipeline.report import write_report
 
-    runs = frame[frame["role"] == "run"]
-    judged = surface_runs(study, runs)
+    judged = surface_runs(study, frame)
     analysis = analyze(
         judged,
         study.grid.targets or [float(judged["flops"].max())],
@@ -86,8 +85,9 @@ def fits_of(study: Study) -> dict[str, Any]:
     return {n: Fit.from_json(path.read_text()) for n, path in paths.items() if path.exists()}
 
 
-def surface_runs(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
-    """Those that the law of fresh data and good settings is about."""
+def surface_runs(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs that the law of fresh data and good settings is about."""
+    runs = frame[frame["role"] == "run"]
     if isinstance(study.grid, RepeatsGrid):
         return runs[runs["epochs"] <= FRESH].reset_index(drop=True)
     if isinstance(study.grid, ProbeGrid):

@@ -127,6 +127,22 @@ def leader(folder: Path) -> Leader | None:
     return None if found is None or found.has_left or _is_dead_here(found) else found
 
 
+class Lookout:
+    """Who leads a study, for one who looks again and again: a leader whose count stands still for
+    ``patience`` seconds of this one's own stopwatch leads no more."""
+
+    def __init__(self, folder: Path, patience: float = PATIENCE) -> None:
+        self._folder, self._patience = folder, patience
+        self._last, self._since = leader(folder), time.monotonic()
+
+    def leader(self) -> Leader | None:
+        """Who leads now."""
+        found = leader(self._folder)
+        if found != self._last:
+            self._last, self._since = found, time.monotonic()
+        return found if time.monotonic() - self._since < self._patience else None
+
+
 def _acquire(folder: Path, beat: float, patience: float, say: Callable[[str], None]) -> Lease:
     while True:
         epoch = _newest(folder)

@@ -18,6 +18,8 @@ from pipeline.runs import own_flops, row, run_flops
 if TYPE_CHECKING:
     from data.prepare import Prepared
 
+PLAN = "plan.json"
+"""The plan of a study, in its folder."""
 PATHS = ("tokenizer", "train", "heldout")
 ROWS = "rows.json"
 """Beside a plan: one mapping a run, for those who only look."""

@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from pipeline.tables import duration
+
 PLAIN_SECONDS = 15.0
 
 
@@ -69,8 +71,4 @@ def task(console: Console, name: str, total: float = 1.0) -> Iterator[Task]:
     else:
         work = Task(console, name, total, None)
         yield work
-    console.print(f"{name:<10} {work.note} [dim]({_duration(work.elapsed)})[/dim]", highlight=False)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+    console.print(f"{name:<10} {work.note} [dim]({duration(work.elapsed)})[/dim]", highlight=False)

@@ -18,12 +18,12 @@ from pipeline.runs import row, run_folder
 
 def table(study: Study, plan: Plan) -> pd.DataFrame:
     """Every planned run with what it is and what came of it; ``loss`` only where it finished."""
-    return pd.DataFrame([record(study, run) for run in plan.runs])
+    return pd.DataFrame([record(run, run_folder(study, run)) for run in plan.runs])
 
 
-def record(study: Study, run: RunConfig) -> dict[str, Any]:
+def record(run: RunConfig, folder: Path) -> dict[str, Any]:
     """A run's row: the plan's columns, then status, held-out loss, speed and time."""
-    return row(run) | read_tail(run_folder(study, run)).columns()
+    return row(run) | read_tail(folder).columns()
 
 
 def curves(study: Study, plan: Plan) -> pd.DataFrame:

@@ -14,7 +14,8 @@ from analysis.notices import AnalysisError
 from analysis.plots.chart import number, power
 from analysis.study import StudyAnalysis
 from pipeline.plan import Plan
-from pipeline.show import duration, present
+from pipeline.show import present
+from pipeline.tables import duration
 
 DASH = "–"
 CONVENTIONS = {

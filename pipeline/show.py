@@ -13,7 +13,7 @@ from rich.console import Group
 from pipeline.errors import StoppedError
 from pipeline.plan import Plan
 from pipeline.runs import row
-from pipeline.tables import new_table, short, titled
+from pipeline.tables import duration, new_table, short, titled
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -27,6 +27,7 @@ STATUS_STYLE = {
     "diverged": "red",
     "failed": "red",
     "preempted": "yellow",
+    "stopped": "yellow",
 }
 
 
@@ -128,8 +129,8 @@ def stopped(stop: KeyboardInterrupt) -> str:
     )
 
 
-def status(rows: Sequence[Mapping[str, Any]], sweep: Mapping[str, Any] | None = None) -> Group:
-    """Every run, in the order of the plan; and the sweep that drives them, if one does."""
+def status(rows: Sequence[Mapping[str, Any]], *notes: str) -> Group:
+    """Every run, in the order of the plan; how many stand where; and what else there is to say."""
     columns = ["run", "status", "step", "of", "loss", "bits/byte", "tokens/s", "MFU", "seconds"]
     table = new_table(columns, left=2)
     for record in _worth_a_line(rows):
@@ -149,7 +150,7 @@ def status(rows: Sequence[Mapping[str, Any]], sweep: Mapping[str, Any] | None = 
     told = ", ".join(f"{count} {name}" for name, count in counts.items())
     if hidden := len(rows) - table.row_count:
         told += f" ({hidden} runs are not listed; --json has all)"
-    return Group(table, told, *([driven(sweep)] if sweep else []))
+    return Group(table, told, *notes)
 
 
 def _worth_a_line(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -159,10 +160,10 @@ def _worth_a_line(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, An
     return [row for row in rows if row["status"] not in ("planned", "finished")][:LISTED]
 
 
-def driven(sweep: Mapping[str, Any]) -> str:
-    """One line on a running sweep (``pipeline.sweep.Sweep.record``)."""
+def driven(name: str, sweep: Mapping[str, Any]) -> str:
+    """One line on a study's running sweep (``pipeline.sweep.Sweep.record``)."""
     if sweep["paused"]:
-        return "paused; `isoflop pause --off` goes on"
+        return f"paused; `isoflop pause {name} --off` goes on"
     parts = [f"{sweep['devices_busy']:g} of {sweep['devices']:g} slots busy"]
     if sweep["expected_end"]:
         left = max(sweep["expected_end"] - time.time(), 0.0)
@@ -204,15 +205,6 @@ def number(value: Any, form: str) -> str:
 def size(count: float) -> str:
     """Bytes, in MB or GB."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def _range(values: Sequence[float]) -> str:

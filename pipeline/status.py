@@ -7,18 +7,24 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console, Group
+from rich.console import Console, RenderableType
 from rich.live import Live
 
 from launch.journal import DONE
 from launch.tail import read_tail
+from pipeline.errors import StudyError, nearest
 from pipeline.job import PAUSED, SWEEP
-from pipeline.plan import read_rows
+from pipeline.lease import Leader, Lookout, leader
+from pipeline.plan import PLAN, read_rows
+from pipeline.runs import folder_of
+from pipeline.show import driven
 from pipeline.show import status as status_table
 
 REFRESH_SECONDS = 2.0
 STALE_SECONDS = 30.0
-"""A sweep that has not told of itself for so long has ended, or its driver has."""
+"""A sweep that has not told of itself for so long has ended."""
+CUT_OFF = {"running": "stopped", "queued": "planned"}
+"""What a journal calls so of a study that nobody runs: whoever ran it could not write the end."""
 
 
 class Placed(Protocol):
@@ -29,12 +35,15 @@ class Placed(Protocol):
         """Where everything of the study lives."""
 
 
-def status_rows(study: Placed) -> list[dict[str, Any]]:
+def status_rows(study: Placed, is_run: bool | None = None) -> list[dict[str, Any]]:
     """One mapping a run: what it is and what came of it; absent values are null."""
-    runs = study.folder / "runs"
-    rows = read_rows(study.folder / "plan.json")
-    folders = [runs / f"{row['run']}-{row['fingerprint'][:8]}" for row in rows]
-    return [row | read_tail(folder).columns() for row, folder in zip(rows, folders, strict=True)]
+    is_run = leader(study.folder) is not None if is_run is None else is_run
+    rows = read_rows(study.folder / PLAN)
+    for row in rows:
+        row |= read_tail(folder_of(study.folder, row["run"], row["fingerprint"])).columns()
+        if not is_run:
+            row["status"] = CUT_OFF.get(row["status"], row["status"])
+    return rows
 
 
 def read_sweep(study: Placed) -> dict[str, Any] | None:
@@ -47,28 +56,58 @@ def read_sweep(study: Placed) -> dict[str, Any] | None:
 
 
 def show_status(study: Placed, console: Console, watch: bool) -> None:
-    """The table of all runs, once, or refreshed until every one has ended."""
+    """The table of all runs, once, or refreshed for as long as somebody runs the study."""
+    lookout = Lookout(study.folder)
     if not (watch and console.is_terminal):
-        console.print(_page(study, status_rows(study)))
+        console.print(_page(study, lookout.leader()))
         return
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            rows = status_rows(study)
-            live.update(_page(study, rows), refresh=True)
-            if all(row["status"] in DONE for row in rows):
+            leads = lookout.leader()
+            live.update(_page(study, leads), refresh=True)
+            if leads is None:
                 return
             time.sleep(REFRESH_SECONDS)
 
 
-def pause(study: Placed, off: bool) -> None:
-    """Ask the driver of the study to hold its runs, or to go on."""
-    mark = study.folder / PAUSED
+def nobody_runs(study: Placed) -> str:
+    """Of a study of which something is left to do."""
+    return f"nobody runs it now: `isoflop run {study.folder.name}` goes on"
+
+
+def pause(study: Placed, off: bool) -> str:
+    """Ask who runs the study to hold its runs, or to go on; returns what comes of it, in words.
+
+    Raises:
+        StudyError: there is no such study.
+    """
+    folder, name = study.folder, study.folder.name
+    if not folder.is_dir():
+        known = sorted(path.parent.name for path in folder.parent.glob(f"*/{PLAN}"))
+        raise StudyError(
+            f"study '{name}': {folder} is not there, as it was never run; studies there: "
+            f"{', '.join(known) or 'none'}{nearest(name, known)}"
+        )
+    is_run = leader(folder) is not None
     if off:
-        mark.unlink(missing_ok=True)
-    else:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        (folder / PAUSED).unlink(missing_ok=True)
+        return f"{name}: goes on" if is_run else f"{name}: not held; {nobody_runs(study)}"
+    (folder / PAUSED).touch()
+    what = "its runs save their state and free their slots" if is_run else "whoever runs it waits"
+    return f"{name}: {what}, until `isoflop pause {name} --off`"
 
 
-def _page(study: Placed, rows: list[dict[str, Any]]) -> Group:
-    return status_table(rows, read_sweep(study))
+def _page(study: Placed, leads: Leader | None) -> RenderableType:
+    name = study.folder.name
+    if leads and not (study.folder / PLAN).exists():
+        return f"{name}: no plan yet; {leads} prepares its tokens"
+    rows = status_rows(study, is_run=leads is not None)
+    return status_table(rows, *_notes(study, leads, rows))
+
+
+def _notes(study: Placed, leads: Leader | None, rows: list[dict[str, Any]]) -> list[str]:
+    """Who runs the study, and how that goes; nothing once all of it is done."""
+    if leads is None:
+        return [] if all(row["status"] in DONE for row in rows) else [nobody_runs(study)]
+    sweep = read_sweep(study)
+    return [f"run by {leads}", *([driven(study.folder.name, sweep)] if sweep else [])]

@@ -23,8 +23,8 @@ from pipeline.machine import Machine
 from pipeline.plan import Plan
 from pipeline.progress import Task, task
 from pipeline.runs import run_folder, width
-from pipeline.show import duration
 from pipeline.sweep import Sweep
+from pipeline.tables import duration
 from pipeline.tracking import Tracker
 
 RECORD_SECONDS = 2.0

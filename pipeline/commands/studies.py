@@ -111,7 +111,7 @@ def status(
     study: StudyArgument,
     overrides: Overrides = None,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Refresh until all runs have ended.")
+        bool, typer.Option("--watch", "-w", help="Refresh for as long as somebody runs it.")
     ] = False,
     cluster: Annotated[
         str | None,
@@ -148,12 +148,12 @@ def pause(
     from pipeline.config import load_study
     from pipeline.status import pause as hold
 
-    hold(load_study(study, overrides), off)
+    console().print(hold(load_study(study, overrides), off), markup=False)
 
 
 @app.command(epilog="Example: isoflop watch quickstart")
 def watch(study: StudyArgument, overrides: Overrides = None, debug: DebugOption = False) -> None:
-    """A live page until all runs have ended: slots, rates, time left, curves, the law so far."""
+    """A live page while it is being run: slots, rates, time left, curves, the law so far."""
     from pipeline.config import load_study
     from pipeline.watch import watch as follow
 

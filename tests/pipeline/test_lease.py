@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import lease
 from pipeline.errors import BusyError, LostLeadError
-from pipeline.lease import leader, leading
+from pipeline.lease import Lookout, leader, leading
 
 HOLD = """
 import sys, time
@@ -75,6 +75,19 @@ def test_a_leader_of_another_machine_is_dead_when_its_beats_stand_still(tmp_path
             assert taken.epoch == 2
         assert time.monotonic() - begin >= 0.5
         assert "looking for 0.5 s at most" in said[0]
+
+
+def test_one_who_looks_again_and_again_tells_the_living_from_the_dead(tmp_path, elsewhere):
+    for beat, lives in ((0.02, True), (60, False)):
+        with leading(tmp_path, beat=beat, on_loss=lambda: None):
+            elsewhere("another")
+            lookout = Lookout(tmp_path, patience=0.3)
+            assert lookout.leader()
+            time.sleep(0.2)
+            assert lookout.leader()
+            time.sleep(0.2)
+            assert bool(lookout.leader()) == lives
+    assert lookout.leader() is None
 
 
 def test_a_leader_that_wakes_after_it_was_replaced_is_interrupted_and_says_so(tmp_path, elsewhere):

@@ -1,13 +1,18 @@
 """The end of a journal tells what all of it would, however long it is."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from launch.tail import Tail, read_tail
+from pipeline.errors import StudyError
 from pipeline.job import PAUSED, Job
+from pipeline.lease import leading
+from pipeline.plan import PLAN
 from pipeline.progress import Task
+from pipeline.status import pause
 from pipeline.sweep import Sweep
 from pipeline.training import Shown
 
@@ -42,16 +47,30 @@ def test_a_run_without_a_journal_is_planned_and_a_claimed_one_queued(tmp_path):
     assert read_tail(tmp_path).status == "queued"
 
 
-def test_a_study_is_paused_by_a_file(tmp_path):
-    from pipeline.status import pause
-    from tests.pipeline.test_plan import study
+def test_a_study_is_paused_by_a_file_and_told_what_that_does(tmp_path):
+    def study(name):
+        return SimpleNamespace(folder=tmp_path / name)
 
-    made = study()
-    made = type(made).model_validate(made.model_dump() | {"output": str(tmp_path)})
-    pause(made, off=False)
-    assert (made.folder / PAUSED).exists()
-    pause(made, off=True)
-    assert not (made.folder / PAUSED).exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / PLAN).touch()
+    assert (
+        pause(study("mine"), off=False)
+        == "mine: whoever runs it waits, until `isoflop pause mine --off`"
+    )
+    assert (tmp_path / "mine" / PAUSED).exists()
+    with leading(tmp_path / "mine"):
+        assert "its runs save their state" in pause(study("mine"), off=False)
+        assert pause(study("mine"), off=True) == "mine: goes on"
+    assert not (tmp_path / "mine" / PAUSED).exists()
+    assert "not held" in pause(study("mine"), off=True)
+
+
+def test_a_study_that_is_not_there_is_not_paused(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / PLAN).touch()
+    with pytest.raises(StudyError, match="studies there: mine; did you mean 'mine'"):
+        pause(SimpleNamespace(folder=tmp_path / "mime"), off=False)
+    assert not (tmp_path / "mime").exists()
 
 
 def test_what_is_expected_of_a_run_follows_its_own_pace(attempt, run_config, tmp_path):
