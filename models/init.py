@@ -3,20 +3,21 @@
 | role                  | scaled (GPT-2)     | fan_in             | mup                        |
 |-----------------------|--------------------|--------------------|----------------------------|
 | embedding             | N(0, std)          | N(0, std)          | N(0, 1); tied: N(0, std)   |
-| hidden (into branch)  | N(0, std)          | N(0, 1/√fan_in)    | N(0, 1/√fan_in), rate × b/D|
-| out (of a branch)     | hidden / √branches | hidden / √branches | hidden / √branches, × b/D  |
-| head                  | N(0, std)          | N(0, std)          | 0, rate × b/D              |
-| zero                  | 0                  | 0                  | 0, rate × b/D              |
+| hidden (into branch)  | N(0, std)          | N(0, 1/√fan_in)    | N(0, 1/√fan_in), rate × r  |
+| out (of a branch)     | hidden / √branches | hidden / √branches | hidden / √branches, × r    |
+| head                  | N(0, std)          | N(0, std)          | 0, rate × r                |
+| zero                  | 0                  | 0                  | 0, rate × r                |
 | norms, biases, others | 1, 0, the branch's | 1, 0, the branch's | the same, rate × 1         |
 
 `scaled` is GPT-2's (its code and report, section 2.3): the branches' outputs are divided by the
 root of their number, so that the stream's variance does not grow with depth. `mup` is the maximal
-update parametrisation for Adam (Tensor Programs V, 2203.03466, table 8): a matrix whose fan-in
-grows with the width takes the learning rate times base_width/fan-in at that width, b/D above, so
-that the best rate found at `base_width` holds at every width. Scores of attention shrink as the
-heads' width rather than as its root (`Frame.score_scale`). A tied head multiplies logits by
-base_width/D instead, and its embedding starts as small as the head would; scales by the width
-itself (`embedding_scale`, `head.scaled`) have no place beside it. `embedding_std` overrides the
+update parametrisation for Adam (Tensor Programs V, 2203.03466, table 8): a matrix
+takes the learning rate times r, its fan-in in the model of width `base_width` over its own (b/D for
+most, 1 where the fan-in is the same at every width), so that the best rate found there holds at
+every width. Scores of attention shrink as the heads' width rather than as its root
+(`Frame.score_scale`). A tied head multiplies logits by b/D instead, and its embedding starts as
+small as the head would; scales by the width itself (`embedding_scale`, `head.scaled`) have no place
+beside it. `embedding_std` overrides the
 table for embeddings. Weight decay is divided by the rate's multiplier, since AdamW multiplies the
 two (2405.13698). What decays are matrices that multiply activations, and the kernels of short
 convolutions, which Mamba's code leaves decayed where it marks A, D and Δ's bias
@@ -135,18 +136,16 @@ def _group_name(multiplier: float, decayed: bool, expert: bool) -> str:
 
 
 def _multipliers(model: Model) -> Iterator[tuple[int, float]]:
-    """Learning-rate multipliers by parameter: base_width/D for matrices whose fan-in grows."""
-    spec = _spec(model.config)
-    if spec.scheme != "mup":
+    """Learning-rate multipliers of matrices: fan-in at the base width over their own."""
+    from models.assembly import build
+
+    base = model.config.base
+    if base is None:
         return
-    scale, fixed = spec.base_width / model.config.width, _vectors(model)
-    fixed |= {id(stack.project.weight) for stack in model.stacks() if stack.project is not None}
-    for module in model.modules():
-        if isinstance(module, Linear):
-            yield id(module.weight), 1.0 if id(module.weight) in fixed else scale
-        elif isinstance(module, Branch):
-            for _, weight_E, _, _ in module.experts():
-                yield id(weight_E), scale
+    with torch.device("meta"):
+        fan_ins = {matrix.name: matrix.fan_in for matrix in matrices(build(base))}
+    for name, weight, fan_in in matrices(model):
+        yield id(weight), fan_ins.get(name, fan_in) / fan_in
 
 
 def _decaying(model: Model) -> set[int]:

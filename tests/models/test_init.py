@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
@@ -200,6 +201,38 @@ def test_rates_follow_the_width_for_matrices_alone() -> None:
     assert rates[id(model.head.weight)] == pytest.approx(0.02 * 32 / 128)
     assert rates[id(model.embedding.weight)] == 0.02
     assert rates[id(model.final_norm.weight)] == 0.02
+
+
+def test_rates_follow_the_fan_in_and_not_the_width(zoo: Any) -> None:
+    """At eight times the base width: fixed ranks, ranks and heads that grow as its root."""
+
+    def ratios(name: str, width: int, base: int, **more: Any) -> dict[str, float]:
+        given = zoo.recipe_dict(name) | {"init": {"scheme": "mup", "base_width": base}}
+        for branch, options in more.items():
+            given["branches"][branch] = {**(given["branches"].get(branch) or {}), **options}
+        recipe = Recipe.from_dict(given)
+        with torch.device("meta"):
+            n_layers = len(recipe.first_layers) + len(recipe.layers)
+            model = build(recipe.at(width=width, n_layers=n_layers, vocab_size=64))
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        return {
+            re.sub(r".*branch\.", "", names[id(parameter)]): group["lr"]
+            for group in model.param_groups(1.0, 0.1)
+            for parameter in group["params"]
+        }
+
+    latent = ratios("deepseek_v2", 1024, 128, mla={"q_rank": 48})
+    assert latent["q_a.weight"] == 1 / 8  # from the stream
+    assert latent["q.weight"] == 1.0  # from 48 channels at every width
+    assert latent["kv.weight"] == 1 / 4  # from four times a head's width, 16 and 64
+    bottleneck = ratios("rwkv7", 2048, 256)
+    assert bottleneck["decay.up.weight"] == 32 / 128
+    assert bottleneck["decay.down.weight"] == 1 / 8
+    recurrence = ratios("xlstm_mixed", 1024, 128)
+    assert recurrence["again_HKL"] == 16 / 64
+    assert recurrence["norm_D"] == 1.0
+    experts = ratios("mixtral", 1024, 128, moe={"hidden": 64})
+    assert (experts["into_EDI"], experts["out_EID"]) == (1 / 8, 1.0)
 
 
 def test_rate_times_decay_does_not_depend_on_width() -> None:
