@@ -16,7 +16,7 @@ from data.loader import Loader
 from launch.config import RunConfig
 from launch.journal import RunRecord, read_run
 from launch.ranks import Ranks
-from launch.spikes import WINDOW, Spikes
+from launch.spikes import PATIENCE, WINDOW, Spikes
 from launch.train import train
 
 Make = Callable[..., RunConfig]
@@ -35,6 +35,16 @@ def test_none_is_a_spike_before_the_window_is_full():
     spikes = Spikes()
     assert [spikes.deviations(loss) for loss in range(WINDOW - 1)] == [None] * (WINDOW - 1)
     assert spikes.deviations(1e9) is None
+
+
+def test_a_level_that_lasts_is_no_spike():
+    """Without an end to it a skipping run would never learn again."""
+    spikes = Spikes()
+    for loss in 3 + 0.05 * np.random.default_rng(0).standard_normal(WINDOW):
+        spikes.deviations(float(loss))
+    told = [spikes.deviations(5.0 + 0.01 * i) for i in range(3 * WINDOW)]
+    assert all(told[: PATIENCE - 1])
+    assert told[PATIENCE - 1 :] == [None] * (3 * WINDOW - PATIENCE + 1)
 
 
 @pytest.fixture

@@ -1,24 +1,26 @@
 """The loop in this process, on one rank."""
 
-import errno
 import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from data.batch import Batch
 from data.mixture import Mixture, Part
 from data.store import TokenStore
-from launch import checkpoint
+from launch import assemble
 from launch import train as loop
-from launch.checkpoint import CheckpointError
 from launch.config import RunConfig
 from launch.journal import RunRecord, read_run
-from launch.pieces import BUFFER, RNG, Pieces
 from launch.ranks import Ranks
+from launch.reading import Fed
 from launch.train import train
+from models import Recipe
+from tests.launch.conftest import VOCAB
 
 Make = Callable[..., RunConfig]
 
@@ -78,6 +80,38 @@ def test_recomputed_activations_change_nothing(run_config: Make, ranks: Ranks, t
     assert curve(kept) == curve(again)
 
 
+def compiled(make: Make, ranks: Ranks, folder: Path, recipe: str) -> None:
+    """The run is the same with its branches compiled, activations recomputed or not."""
+    train(make(recipe), folder / "plain", ranks)
+    plain = curve(read_run(folder / "plain"))
+    for again in (False, True):
+        changes = {"train__compile": True, "train__activation_checkpointing": again}
+        train(make(recipe, **changes), folder / str(again), ranks)
+        for a, b in zip(plain, curve(read_run(folder / str(again))), strict=True):
+            assert a == pytest.approx(b, abs=2e-6)
+
+
+@pytest.mark.parametrize("recipe", ["dense", pytest.param("hybrid", marks=pytest.mark.slow)])
+def test_traced_branches_compute_the_same(
+    run_config: Make, ranks: Ranks, tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
+):
+    """What torch.compile traces, run as it is: a compiler takes longer (see the slow test)."""
+    monkeypatch.setattr(assemble.torch, "compile", partial(torch.compile, backend="eager"))
+    compiled(run_config, ranks, tmp_path, recipe)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["dense", "moe", "hybrid"])
+def test_compiled_branches_compute_the_same(
+    run_config: Make, ranks: Ranks, tmp_path: Path, recipe: str
+):
+    compiled(run_config, ranks, tmp_path, recipe)
+
+
+def test_compiling_does_not_make_another_run(run_config: Make):
+    assert run_config().fingerprint() == run_config(train__compile=True).fingerprint()
+
+
 @pytest.mark.parametrize(
     "packing", [{"data__packing": "best-fit"}, {"data__separate_documents": True}]
 )
@@ -107,28 +141,6 @@ def test_a_mixture_is_judged_part_by_part(
     assert all(not found.parts for found in read_run(tmp_path / "plain").evals)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_it_whole(
-    run_config: Make, ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    config = run_config(train__checkpoint_every=4, train__keep_checkpoints=3)
-    whole = tmp_path / "whole"
-    train(config, whole, ranks)
-    healthy, folder = checkpoint.save_file, tmp_path / "run"
-
-    def full(tensors, path):
-        if "draft-8" in str(path):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        healthy(tensors, path)
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(CheckpointError, match=r"draft-8.* bytes cannot be written: .*No space"):
-        train(config, folder, ranks)
-    monkeypatch.undo()
-    train(config, folder, ranks)
-    assert read_run(folder).attempts[-1].resumed_from == 4
-    assert curve(read_run(folder)) == curve(read_run(whole))
-
-
 def test_accumulation_changes_nothing_but_rounding(run_config: Make, ranks: Ranks, tmp_path: Path):
     train(run_config(), tmp_path / "whole", ranks)
     train(run_config(train__micro_batch_size=2), tmp_path / "parts", ranks)
@@ -137,8 +149,25 @@ def test_accumulation_changes_nothing_but_rounding(run_config: Make, ranks: Rank
         assert a == pytest.approx(b, abs=2e-6)
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not(run_config: Make, ranks: Ranks, tmp_path: Path):
-    config = run_config("hybrid", train__checkpoint_every=5)
+def test_a_balancing_bias_follows_the_load_of_all_micro_batches(
+    run_config: Make, ranks: Ranks, tmp_path: Path
+):
+    moe = {"n_experts": 4, "selection_bias": True, "bias_rate": 0.1, "balance_weight": 0.0}
+    recipe = Recipe.from_dict({"pattern": "attention+moe", "branches": {"moe": moe}})
+    model = recipe.at(width=16, n_layers=2, vocab_size=VOCAB).to_dict()
+    train(run_config(model=model), tmp_path / "whole", ranks)
+    train(run_config(model=model, train__micro_batch_size=2), tmp_path / "parts", ranks)
+    whole, parts = read_run(tmp_path / "whole"), read_run(tmp_path / "parts")
+    for a, b in zip(whole.points, parts.points, strict=True):
+        assert b.loss == pytest.approx(a.loss, abs=2e-6)
+        assert b.aux["load/1"] == pytest.approx(a.aux["load/1"], abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_stopped_run_goes_on_as_if_it_had_not(
+    run_config: Make, ranks: Ranks, tmp_path: Path, dtype: str
+):
+    config = run_config("hybrid", train__checkpoint_every=5, train__dtype=dtype)
     train(config, tmp_path / "whole", ranks)
     asked = iter([None] * 7 + ["preempted"])
     end = train(config, tmp_path / "parts", ranks, stop=lambda: next(asked))
@@ -148,76 +177,50 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(run_config: Make, ranks: Ranks, 
     assert parts.attempts[-1].resumed_from == 7
     assert curve(parts) == curve(whole)
     assert evaluations(parts) == evaluations(whole)
+    assert parts.end
+    assert parts.end.train_seconds > end.train_seconds
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_before_the_update(
-    run_config: Make, ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Step 4 is poisoned; the checkpoint after a stop at step 3 is what the weights still are."""
-    kept: list[torch.Tensor] = []
-    healthy = loop.feed
-
-    def poisoned(batch, rows, device):
-        fed = healthy(batch, rows, device)
-        if len(kept) == 3:
-            return (*fed[:2], fed[2] * float("nan"), *fed[3:])
-        kept.append(fed[0])
-        return fed
-
-    monkeypatch.setattr(loop, "feed", poisoned)
-    end = train(run_config(), tmp_path, ranks)
-    assert (end.status, end.step) == ("diverged", 3)
-    assert "step 4" in end.reason
-    assert [point.step for point in read_run(tmp_path).points] == [1, 2, 3]
+def weights(run: loop.Run) -> dict[str, torch.Tensor]:
+    return {f.name: f.tensors["weight"].clone() for f in run.engine.state.fragments()}
 
 
-def test_checkpoints_hold_every_parameter_and_its_moments(
-    run_config: Make, ranks: Ranks, tmp_path: Path
-):
-    config = run_config("moe", train__checkpoint_every=6, train__keep_checkpoints=2)
-    train(config, tmp_path, ranks)
-    folders = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert folders == ["step-12", "step-6"]
-    pieces = Pieces([tmp_path / "checkpoints" / "step-12" / "rank-0.safetensors"])
-    assert pieces.kinds - {BUFFER} == {"weight", "exp_avg", "exp_avg_sq", RNG}
-    assert pieces.names("weight") == pieces.names("exp_avg")
-
-
-@pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "no manifest", "half-written"])
-def test_a_damaged_checkpoint_is_passed_over_and_named(
+@pytest.mark.parametrize("harm", ["loss", "gradient"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_diverged_run_has_the_weights_of_its_last_good_step(
     run_config: Make,
     ranks: Ranks,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
     harm: str,
+    dtype: str,
 ):
-    config = run_config(train__checkpoint_every=6, train__keep_checkpoints=2)
-    train(config, tmp_path, ranks)
-    before = curve(read_run(tmp_path))
-    newest = tmp_path / "checkpoints" / "step-12"
-    shard = newest / "rank-0.safetensors"
-    if harm == "flip":
-        data = bytearray(shard.read_bytes())
-        data[len(data) // 2] ^= 1
-        shard.write_bytes(data)
-    elif harm == "truncate":
-        shard.write_bytes(shard.read_bytes()[:-9])
-    elif harm == "remove":
-        shard.unlink()
-    elif harm == "no manifest":
-        (newest / "manifest.json").unlink()
+    """Step 4 is poisoned. A loss may be finite where a gradient is not."""
+    asked = iter([None] * 3 + ["cancelled"])
+    good = loop.Run(run_config(train__dtype=dtype), tmp_path / "good", ranks, lambda step: None)
+    good.to_the_end(lambda: next(asked))
+    bad = loop.Run(run_config(train__dtype=dtype), tmp_path / "bad", ranks, lambda step: None)
+    healthy, feed, steps = bad.engine.backward, loop.feed, iter(range(1, 13))
+
+    def infinite(loss: torch.Tensor) -> None:
+        healthy(loss)
+        if next(steps) == 4:
+            owner = bad.engine.state.owner(next(iter(bad.engine._shares)))
+            owner.grad.view(-1)[0] = math.inf
+
+    def poisoned(batch: Batch, rows: slice, device: torch.device) -> Fed:
+        fed = feed(batch, rows, device)
+        return (*fed[:2], fed[2] * math.nan, *fed[3:]) if next(steps) == 4 else fed
+
+    if harm == "loss":
+        monkeypatch.setattr(loop, "feed", poisoned)
     else:
-        newest.rename(newest.with_name("draft-12"))
-    train(config, tmp_path, ranks)
-    assert read_run(tmp_path).attempts[-1].resumed_from == 6
-    assert curve(read_run(tmp_path)) == before
-    said = capsys.readouterr().out
-    assert "step-12" in said or "draft-12" in said
-
-
-def test_a_checkpoint_of_another_configuration_is_not_loaded(
-    run_config: Make, ranks: Ranks, tmp_path: Path
-):
-    train(run_config(train__checkpoint_every=6), tmp_path, ranks)
-    train(run_config(train__checkpoint_every=6, train__seed=1), tmp_path, ranks)
-    assert read_run(tmp_path).attempts[-1].resumed_from is None
+        monkeypatch.setattr(bad.engine, "backward", infinite)
+    end = bad.to_the_end(lambda: None)
+    assert (end.status, end.step) == ("diverged", 3)
+    assert f"{harm} of step 4" in end.reason
+    assert [point.step for point in read_run(tmp_path / "bad").points] == [1, 2, 3]
+    found, expected = weights(bad), weights(good)
+    for run in (good, bad):
+        run.close()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
