@@ -61,29 +61,32 @@ def training_memory(
     world: int = 1,
     expert_parallel: int = 1,
     checkpointing: bool = False,
+    offload: bool = False,
 ) -> Memory:
     """Memory of one rank whose micro-batch is `batch_size` sequences, under AdamW.
 
     ZeRO (1910.02054) spreads optimizer states from stage 1, gradients from 2, weights from 3 over
     the ranks that hold the same parameters: all for most, world / expert_parallel for experts.
-    Below float32 the optimizer also keeps float32 weights. With checkpointing a layer keeps its
-    input, and one layer at a time all the rest.
+    One rank has nothing to spread, and trains at stage 0. Below float32 the optimizer also keeps
+    float32 weights, and at stage 0 gradients are float32. What is left to the host by `offload` is
+    not counted. With checkpointing a layer keeps its input, and one layer at a time all the rest.
     """
     others, experts, activations = _on_meta(
         Key(config), batch_size, sequence_length, dtype, checkpointing
     )
+    stage = zero if world > 1 or offload else 0
     wide = dtype.itemsize < MASTER_BYTES
     optimizer_bytes = MASTER_BYTES * (ADAM_STATES + wide)
 
     def held(bytes_each: int, from_stage: int) -> int:
-        spread = (world, world // expert_parallel) if zero >= from_stage else (1, 1)
+        spread = (world, world // expert_parallel) if stage >= from_stage else (1, 1)
         mine = -(-others // spread[0]) + -(-experts // expert_parallel // spread[1])
         return bytes_each * mine
 
     return Memory(
         weights=held(dtype.itemsize, 3),
-        gradients=held(dtype.itemsize, 2),
-        optimizer=held(optimizer_bytes, 1),
+        gradients=held(dtype.itemsize if stage else MASTER_BYTES, 2),
+        optimizer=0 if offload else held(optimizer_bytes, 1),
         activations=activations,
     )
 

@@ -17,7 +17,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from data.corpus import CorpusConfig, MixtureConfig, scan
 from data.tokenizer import TokenizerConfig, load
 from launch.conflicts import expert_counts, refuse_conflicts
-from pipeline.errors import ConfigError, KeyFault
+from pipeline.errors import ConfigError, KeyedError
 from pipeline.faults import describe, dotted
 from pipeline.grids import Grid, RepeatsGrid, Variant
 from pipeline.rules import Rule
@@ -93,8 +93,8 @@ class Study(Strict):
                 try:
                     refuse_conflicts(settings.layout(train, experts))
                 except ValueError as error:
-                    told = f"architectures.{variant.family}: {error}"
-                    raise KeyFault(told, ("parallel",)) from None
+                    key = str(error).partition(" ")[0].split(".")
+                    raise KeyedError(f"architectures.{variant.family}: {error}", (*key,)) from None
         return self
 
     def training(self, variant: Variant) -> TrainSettings:

@@ -2,6 +2,7 @@
 
 IsoflopError
 ├── ConfigError    a file or an override is wrong: names file, key, given, allowed
+├── KeyedError     one fault of a configuration, before its place in the file is known
 ├── BusyError      another process leads this study
 ├── LostLeadError  another process took the lead of this study
 └── StudyError     the study cannot go on: missing data, no finished run, a stage failed
@@ -27,6 +28,14 @@ class ConfigError(IsoflopError):
     def __init__(self, faults: Iterable[str]):
         self.faults = list(faults)
         super().__init__("\n".join(self.faults))
+
+
+class KeyedError(IsoflopError):
+    """What is wrong with ``key``: ``ConfigError`` tells it with its place."""
+
+    def __init__(self, message: str, key: tuple[str | int, ...]):
+        self.key = key
+        super().__init__(message)
 
 
 class BusyError(IsoflopError):

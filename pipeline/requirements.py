@@ -7,10 +7,12 @@ operations, for which, and for the process itself, ``OVERHEAD`` is kept free.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +33,7 @@ STATE_BYTES = 12
 
 @dataclass(frozen=True)
 class Setup:
-    """All that memory on a rank depends on besides the model."""
+    """All that memory on a rank depends on besides the model; ``devices`` are a rank's."""
 
     sequences: int
     sequence_length: int
@@ -41,35 +43,67 @@ class Setup:
     expert_parallel: int
     checkpointing: bool
     sequence_parallel: int = 1
+    offload: bool = False
+    gpus_per_rank: float = 0.0
+    devices: float = 1.0
+    optimizer: str = "adamw"
+    compile: bool = False
+    is_relayed: bool = False
 
     @classmethod
     def of(cls, run: RunConfig) -> Setup:
         """A run's own."""
+        parallel, train = run.parallel, run.train
         return cls(
             sequences=run.rank_micro_batch,
             sequence_length=run.data.sequence_length,
-            dtype=run.train.dtype,
-            zero_stage=run.parallel.zero_stage,
-            ranks=run.parallel.ranks,
-            expert_parallel=run.parallel.expert_parallel,
-            checkpointing=run.train.activation_checkpointing,
-            sequence_parallel=run.parallel.sequence_parallel,
+            dtype=train.dtype,
+            zero_stage=parallel.zero_stage,
+            ranks=parallel.ranks,
+            expert_parallel=parallel.expert_parallel,
+            checkpointing=train.activation_checkpointing,
+            sequence_parallel=parallel.sequence_parallel,
+            offload=parallel.offload,
+            gpus_per_rank=parallel.gpus_per_rank,
+            devices=parallel.gpus_per_rank or parallel.threads or 1,
+            optimizer=train.optimizer.name,
+            compile=train.compile,
+            is_relayed=_is_relayed(run),
         )
 
     def change(self, **values: Any) -> Setup:
         """Another setup."""
         return Setup(**(vars(self) | values))
 
-    def settings(self, before: Setup) -> str:
-        """Overrides of a study that make this of ``before``."""
-        names = {
-            "checkpointing": "train.activation_checkpointing",
-            "sequences": "train.micro_batch",
-            "zero_stage": "parallel.zero_stage",
-            "ranks": "parallel.ranks",
+    def room(self, device_bytes: float) -> float:
+        """Bytes that a rank has for training."""
+        return device_bytes * self.devices - OVERHEAD
+
+    def settings(self, before: Setup, params: int) -> str:
+        """What makes this of ``before`` in a study, for runs of ``params`` parameters and more."""
+        train = {
+            "train.micro_batch": "sequences",
+            "train.activation_checkpointing": "checkpointing",
         }
-        changed = [key for key in names if getattr(self, key) != getattr(before, key)]
-        return " ".join(f"{names[key]}={str(getattr(self, key)).lower()}" for key in changed)
+        shared = ("ranks", "zero_stage", "expert_parallel", "gpus_per_rank")
+        told = [
+            f"{name}={json.dumps(getattr(self, key))}"
+            for name, key in train.items()
+            if getattr(self, key) != getattr(before, key)
+        ]
+        if any(getattr(self, key) != getattr(before, key) for key in shared):
+            step = {"params": params} | {key: getattr(self, key) for key in shared}
+            listed = ", ".join(f"{key}: {value}" for key, value in step.items())
+            told.append(f"{{{listed}}} as a step of parallel.larger")
+        return " and ".join(told)
+
+
+def _is_relayed(run: RunConfig) -> bool:
+    if run.parallel.sequence_parallel == 1:
+        return False
+    from models import ModelConfig, slicing
+
+    return slicing.is_relayed(ModelConfig.from_dict(run.model))
 
 
 def rank_bytes(model: dict[str, Any], setup: Setup) -> int:
@@ -93,6 +127,7 @@ def _rank_bytes(model: str, setup: Setup) -> int:
         world=setup.ranks,
         expert_parallel=setup.expert_parallel,
         checkpointing=setup.checkpointing,
+        offload=setup.offload and setup.gpus_per_rank > 0,
     ).total
 
 
@@ -106,12 +141,12 @@ def check_memory(runs: Iterable[RunConfig], device_bytes: float) -> float:
     """
     most, faults = 0.0, list[str]()
     for run in _heaviest(runs):
-        room = device_bytes * (run.parallel.gpus_per_rank or run.parallel.threads or 1) - OVERHEAD
-        needed = rank_bytes(run.model, Setup.of(run))
+        setup = Setup.of(run)
+        room, needed = setup.room(device_bytes), rank_bytes(run.model, setup)
         most = max(most, needed)
         if needed > room:
             faults.append(f"{run.name}: {_gigabytes(needed)} a rank, {_gigabytes(room)} are free; ")
-            faults[-1] += _proposal(run, room)
+            faults[-1] += _proposal(run, device_bytes)
     if faults:
         listed = "\n".join(faults[:3] + ([f"and {len(faults) - 3} more"] if faults[3:] else []))
         raise StudyError(f"runs do not fit into memory:\n{listed}")
@@ -137,40 +172,30 @@ def _front(sizes: dict[tuple[int, int, int], RunConfig]) -> Iterator[RunConfig]:
             yield run
 
 
-def _proposal(run: RunConfig, room: float) -> str:
+def _proposal(run: RunConfig, device_bytes: float) -> str:
     own = Setup.of(run)
     for setup in _others(own, expert_counts(run.model)):
-        if rank_bytes(run.model, setup) <= room:
-            return f"it fits with {setup.settings(own)}"
+        if rank_bytes(run.model, setup) <= setup.room(device_bytes):
+            return f"it fits with {setup.settings(own, int(run.labels['params']))}"
     return "no setting of batch, ZeRO stage or up to 1,024 ranks makes it fit"
 
 
 def _others(own: Setup, experts: tuple[int, ...]) -> Iterator[Setup]:
-    """Cheaper setups, those that cost least speed first."""
+    """Cheaper setups, those that cost least speed first; ranks of a share of a GPU get a whole."""
     sparing = [own, own.change(sequences=1), own.change(sequences=1, checkpointing=True)]
-    for ranks in (own.ranks * 2**n for n in range(11)):
-        for stage in range(max(own.zero_stage, 1), 4):
-            for setup in sparing:
-                spread = min(ranks, *experts) if experts and stage < 3 else 1
-                other = setup.change(ranks=ranks, zero_stage=stage, expert_parallel=spread)
-                if ranks <= 1024 and _is_possible(other, experts):
-                    yield other
+    whole = {"gpus_per_rank": 1.0, "devices": 1.0} if 0 < own.gpus_per_rank < 1 else {}
+    for ranks in (own.ranks * 2**n for n in range(11) if own.ranks * 2**n <= 1024):
+        spreads = dict.fromkeys([own.expert_parallel, math.gcd(ranks, *experts) if experts else 1])
+        devices = [{}, whole] if whole and ranks == own.ranks else [whole]
+        for stage, spread, device in product(range(own.zero_stage, 4), spreads, devices):
+            layout = {"ranks": ranks, "zero_stage": stage, "expert_parallel": spread}
+            found = [setup.change(**layout, **device) for setup in sparing]
+            yield from (setup for setup in found if _is_possible(setup, experts))
 
 
 def _is_possible(setup: Setup, experts: tuple[int, ...]) -> bool:
     try:
-        refuse_conflicts(
-            Layout(
-                ranks=setup.ranks,
-                zero_stage=setup.zero_stage,
-                expert_parallel=setup.expert_parallel,
-                gpus_per_rank=0,
-                optimizer="adamw",
-                experts=experts,
-                sequence_parallel=setup.sequence_parallel,
-                sequence_length=setup.sequence_length,
-            )
-        )
+        refuse_conflicts(Layout.of(setup, experts=experts))
     except ValueError:
         return False
     return True

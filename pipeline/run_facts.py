@@ -28,6 +28,7 @@ def params(config: RunConfig) -> dict[str, str]:
         "steps": train.steps,
         "batch_size": data.batch_size,
         "sequence_length": data.sequence_length,
+        "optimizer": train.optimizer.name,
         "learning_rate": train.optimizer.learning_rate,
         "weight_decay": train.optimizer.weight_decay,
         "schedule": train.schedule.name,

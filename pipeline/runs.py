@@ -22,7 +22,7 @@ from pipeline.config import Study
 from pipeline.errors import StudyError
 from pipeline.grids import Point, Variant
 from pipeline.rules import Hyperparameters
-from pipeline.settings import ParallelSettings
+from pipeline.settings import ParallelSettings, TrainSettings
 
 if TYPE_CHECKING:
     from pipeline.plan import Tokens
@@ -46,79 +46,114 @@ def make_run(study: Study, tokens: Tokens, variant: Variant, point: Point) -> Ru
 
 
 def _run(study: Study, tokens: Tokens, variant: Variant, point: Point) -> RunConfig:
-    settings, shape = study.train, _shape(point)
-    params = shape.params(study.grid.convention)
-    parallel = study.parallel.at(params)
-    hyper = _hyperparameters(study, point, params)
-    micro = settings.micro_batch
-    unit = max(1, parallel.ranks // parallel.sequence_parallel) * (micro or 1)
-    batch = max(1, round(hyper.batch_tokens / settings.sequence_length / unit)) * unit
-    steps = max(1, round(point.tokens / (batch * settings.sequence_length)))
-    unique = min(point.unique_tokens or tokens.unique, tokens.unique)
+    shape = _shape(point)
+    parallel = study.parallel.at(shape.params(study.grid.convention))
+    hyper = _hyperparameters(study, variant, point)
+    data = _data(study, tokens, point, parallel, hyper)
+    steps = max(1, round(point.tokens / (data.batch_size * data.sequence_length)))
     return RunConfig(
         name=f"{variant.name}-{point.name}-s{point.seed}".replace("+", ""),
         model=shape.model.to_dict(),
-        data=DataConfig(
-            train=tokens.train,
-            heldout=tokens.heldout,
-            fingerprint=tokens.fingerprint,
-            sequence_length=settings.sequence_length,
-            batch_size=batch,
-            seed=point.seed,
-            eval_tokens=settings.eval_tokens,
-            separate_documents=settings.separate_documents,
-            packing=settings.packing,
-            unique_tokens=point.unique_tokens,
-        ),
-        train=TrainConfig(
-            steps=steps,
-            seed=point.seed,
-            dtype=settings.dtype,
-            micro_batch_size=micro,
-            clip=settings.clip,
-            optimizer=OptimizerConfig(
-                learning_rate=hyper.learning_rate,
-                betas=(settings.betas[0], settings.betas[1]),
-                weight_decay=settings.weight_decay,
-            ),
-            schedule=ScheduleConfig(
-                name=point.schedule or settings.schedule,
-                warmup_steps=round(hyper.warmup_fraction * steps),
-                final_fraction=settings.final_fraction,
-            ),
-            z_loss=settings.z_loss,
-            label_smoothing=settings.label_smoothing,
-            log_every=max(1, steps // settings.log_points),
-            evaluations=min(settings.evaluations, steps),
-            checkpoint_every=settings.checkpoint_steps,
-            activation_checkpointing=settings.activation_checkpointing,
-        ),
-        parallel=ParallelConfig(
-            ranks=parallel.ranks,
-            zero_stage=parallel.zero_stage,
-            expert_parallel=_expert_parallel(parallel, shape),
-            sequence_parallel=parallel.sequence_parallel,
-            sequence_mode=parallel.sequence_mode,
-            threads=1 if parallel.gpus_per_rank == 0 else None,
-            gpus_per_rank=parallel.gpus_per_rank,
-        ),
+        data=data,
+        train=_train(study.training(variant), point, hyper, steps),
+        parallel=_parallel(parallel, shape),
         cost=CostConfig(
             params=ParamsConfig(**{name: shape.params(name) for name in ParamsConfig.model_fields}),
             training_flops_per_token=shape.flops_per_token,
         ),
-        labels={
-            "study": study.name,
-            "architecture": variant.name,
-            "family": variant.family,
-            "role": point.role,
-            "budget": point.budget,
-            "convention": study.grid.convention,
-            "params": params,
-            "seed": point.seed,
-            "unique_tokens": unique,
-            **variant.labels,
-        },
+        labels=_labels(study, tokens, variant, point),
     )
+
+
+def _data(
+    study: Study,
+    tokens: Tokens,
+    point: Point,
+    parallel: ParallelSettings,
+    hyper: Hyperparameters,
+) -> DataConfig:
+    """The batch is rounded to what every rank can read the same number of micro-batches of."""
+    settings = study.train
+    unit = max(1, parallel.ranks // parallel.sequence_parallel) * (settings.micro_batch or 1)
+    return DataConfig(
+        train=tokens.train,
+        heldout=tokens.heldout,
+        fingerprint=tokens.fingerprint,
+        sequence_length=settings.sequence_length,
+        batch_size=max(1, round(hyper.batch_tokens / settings.sequence_length / unit)) * unit,
+        seed=point.seed,
+        eval_tokens=settings.eval_tokens,
+        separate_documents=settings.separate_documents,
+        packing=settings.packing,
+        unique_tokens=point.unique_tokens,
+    )
+
+
+def _train(
+    settings: TrainSettings, point: Point, hyper: Hyperparameters, steps: int
+) -> TrainConfig:
+    return TrainConfig(
+        steps=steps,
+        seed=point.seed,
+        dtype=settings.dtype,
+        micro_batch_size=settings.micro_batch,
+        clip=settings.clip,
+        optimizer=OptimizerConfig(
+            name=settings.optimizer,
+            learning_rate=hyper.learning_rate,
+            betas=(settings.betas[0], settings.betas[1]),
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        ),
+        schedule=ScheduleConfig(
+            name=point.schedule or settings.schedule,
+            warmup_steps=round(hyper.warmup_fraction * steps),
+            final_fraction=settings.final_fraction,
+            decay_fraction=settings.decay_fraction,
+        ),
+        spikes=settings.spikes,
+        z_loss=settings.z_loss,
+        label_smoothing=settings.label_smoothing,
+        log_every=max(1, steps // settings.log_points),
+        evaluations=min(settings.evaluations, steps),
+        checkpoint_every=settings.checkpoint_steps,
+        keep_checkpoints=settings.keep_checkpoints,
+        activation_checkpointing=settings.activation_checkpointing,
+        compile=settings.compile,
+    )
+
+
+def _parallel(parallel: ParallelSettings, shape: Shape) -> ParallelConfig:
+    params = shape.cost.params
+    return ParallelConfig(
+        ranks=parallel.ranks,
+        zero_stage=parallel.zero_stage,
+        expert_parallel=parallel.spread(has_experts=params.active < params.total),
+        offload=parallel.offload,
+        sequence_parallel=parallel.sequence_parallel,
+        sequence_mode=parallel.sequence_mode,
+        threads=1 if parallel.gpus_per_rank == 0 else None,
+        gpus_per_rank=parallel.gpus_per_rank,
+        step_timeout=parallel.step_timeout,
+    )
+
+
+def _labels(
+    study: Study, tokens: Tokens, variant: Variant, point: Point
+) -> dict[str, str | int | float]:
+    convention = study.grid.convention
+    return {
+        "study": study.name,
+        "architecture": variant.name,
+        "family": variant.family,
+        "role": point.role,
+        "budget": point.budget,
+        "convention": convention,
+        "params": point.shape.params(convention),
+        "seed": point.seed,
+        "unique_tokens": min(point.unique_tokens or tokens.unique, tokens.unique),
+        **variant.labels,
+    }
 
 
 def _shape(point: Point) -> Shape:
@@ -128,24 +163,18 @@ def _shape(point: Point) -> Shape:
     return point.shape
 
 
-def _hyperparameters(study: Study, point: Point, params: int) -> Hyperparameters:
+def _hyperparameters(study: Study, variant: Variant, point: Point) -> Hyperparameters:
     """The rule's, for the tokens whose batch and rate the point takes, unless it has its own."""
     tokens, flops = point.tokens, point.budget
     if point.like is not None:
         tokens, flops = point.like, point.like * point.shape.flops_per_token
-    ruled = study.rule(params=params, tokens=tokens, flops=flops)
+    params = point.shape.params(study.grid.convention)
+    ruled = study.rule_of(variant)(params=params, tokens=tokens, flops=flops)
     return Hyperparameters(
         point.learning_rate or ruled.learning_rate,
         point.batch_tokens or ruled.batch_tokens,
         ruled.warmup_fraction,
     )
-
-
-def _expert_parallel(parallel: ParallelSettings, shape: Shape) -> int:
-    """Experts are spread over the gang's ranks, unless the study says otherwise."""
-    if shape.cost.params.active == shape.cost.params.total:
-        return 1
-    return parallel.expert_parallel or parallel.ranks
 
 
 def run_tokens(run: RunConfig) -> int:
@@ -214,6 +243,7 @@ def row(run: RunConfig) -> dict[str, Any]:
         "own_flops": own_flops(run),
         "steps": run.train.steps,
         "batch_tokens": run.tokens_per_step,
+        "optimizer": run.train.optimizer.name,
         "learning_rate": run.train.optimizer.learning_rate,
         "schedule": run.train.schedule.name,
         "unique_tokens": labels["unique_tokens"],

@@ -52,6 +52,17 @@ def test_half_precision_keeps_float32_weights_in_the_optimizer(zoo: Any) -> None
     assert half.optimizer * 2 == wide.optimizer * 3
 
 
+def test_one_rank_in_half_precision_holds_18_bytes_a_parameter_at_any_stage(zoo: Any) -> None:
+    config = zoo.small("llama")
+    shape: dict[str, Any] = {"batch_size": 1, "sequence_length": 8, "dtype": torch.bfloat16}
+    n_params = cost(config, 8).params.total
+    for stage in range(4):
+        memory = training_memory(config, zero=stage, **shape)
+        assert memory.total - memory.activations == 18 * n_params
+    apart = training_memory(config, zero=1, offload=True, **shape)
+    assert apart.total - apart.activations == 4 * n_params
+
+
 def test_states_grow_with_attention_alone(zoo: Any) -> None:
     llama = zoo.small("llama", 64)
     assert decoding_state(llama).per_token == 2 * 64 * llama.n_layers

@@ -1,11 +1,15 @@
 """What cannot fit a device or a disk is refused before anything starts, with what would do."""
 
+import json
+import re
 import shutil
 from types import SimpleNamespace
 
 import pytest
+from ruamel.yaml import YAML
 
 from launch.conflicts import RULES, Layout, refuse_conflicts
+from pipeline.config import Study
 from pipeline.costing import Wanted, cost_of
 from pipeline.errors import ConfigError, StudyError
 from pipeline.planner import make_plan
@@ -17,6 +21,7 @@ from pipeline.requirements import (
     checkpoint_bytes,
     rank_bytes,
 )
+from pipeline.yaml_file import CONFIGS, read_yaml
 from tests.pipeline.test_plan import TOKENS, study
 
 
@@ -34,10 +39,44 @@ def test_a_run_that_fits_is_let_through_and_one_that_does_not_is_told_what_would
         check_memory([run], room + OVERHEAD)
 
 
-def test_where_a_small_batch_does_not_do_more_ranks_are_proposed(run):
-    alone = rank_bytes(run.model, Setup.of(run).change(sequences=1, checkpointing=True))
-    with pytest.raises(StudyError, match=r"it fits with .*parallel.ranks=\d+"):
-        check_memory([run], 0.7 * alone + OVERHEAD)
+def followed(given: Study, told: str) -> Study:
+    """The study with the settings that a refusal proposes."""
+    values = given.model_dump(mode="json")
+    _, _, advice = told.splitlines()[1].partition("it fits with ")
+    if step := re.search(r"\{.*\}", advice):
+        values["parallel"]["larger"].append(YAML(typ="safe").load(step[0]))
+    for key, value in re.findall(r"train\.(\w+)=(\S+)", advice):
+        values["train"][key] = json.loads(value)
+    return Study.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parallel", "train", "share"),
+    [
+        ("llama", {}, {}, 0.7),
+        ("llama", {"larger": [{"params": 10, "ranks": 2}]}, {}, 0.6),
+        ("mixtral", {}, {}, 0.5),
+        ("mixtral", {"zero_stage": 0}, {"optimizer": "muon"}, 0.85),
+        ("llama", {"gpus_per_rank": 0.25}, {"dtype": "bf16"}, 0.7),
+    ],
+)
+def test_where_a_small_batch_does_not_do_a_layout_is_proposed_that_is_let_through(
+    recipe, parallel, train, share
+):
+    values = study(budgets=[1e11], sizes=1, min_steps=1).model_dump(mode="json")
+    values["architectures"] = {
+        "one": {"recipe": read_yaml(CONFIGS / "models" / f"{recipe}.yaml").values}
+    }
+    given = Study.model_validate(values | {"parallel": parallel, "train": train})
+    [run] = make_plan(given, TOKENS).runs
+    own = Setup.of(run).change(sequences=1, checkpointing=True)
+    device = (share * rank_bytes(run.model, own) + OVERHEAD) / own.devices
+    with pytest.raises(StudyError, match=r"it fits with .*ranks: \d+.* as a step of") as refused:
+        check_memory([run], device)
+    check_memory(make_plan(followed(given, str(refused.value)), TOKENS).runs, device)
+
+
+def test_where_nothing_fits_that_is_said(run):
     with pytest.raises(StudyError, match="no setting of batch, ZeRO stage"):
         check_memory([run], OVERHEAD + 1)
 
@@ -72,7 +111,8 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused(run, tmp_path, monke
         {"expert_parallel": 3, "ranks": 4, "experts": (6,)},
         {"expert_parallel": 2, "ranks": 2},
         {"expert_parallel": 4, "ranks": 4, "experts": (6,)},
-        {"zero_stage": 0, "dtype": "bf16"},
+        {"zero_stage": 0, "offload": True},
+        {"zero_stage": 3, "ranks": 2, "compile": True},
         {"zero_stage": 3, "expert_parallel": 2, "ranks": 2, "experts": (4,)},
         {"optimizer": "muon", "ranks": 2},
         {"optimizer": "adafactor", "ranks": 2, "expert_parallel": 2, "zero_stage": 0, "experts": (4,)},
@@ -86,7 +126,7 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused(run, tmp_path, monke
 )  # fmt: skip
 def test_every_conflict_says_what_was_given_and_what_is_allowed(layout):
     sound = {"ranks": 1, "zero_stage": 1, "expert_parallel": 1, "gpus_per_rank": 0.0}
-    sound |= {"dtype": "fp32", "optimizer": "adamw", "experts": ()}
+    sound |= {"optimizer": "adamw", "experts": ()}
     refuse_conflicts(Layout(**sound))
     with pytest.raises(ValueError, match=r"^parallel\.\w+ is .*allowed"):
         refuse_conflicts(Layout(**{**sound, **layout}))
