@@ -169,6 +169,11 @@ class ParallelConfig(Section):
     )
     threads: PositiveInt | None = Field(None, description="CPU threads per rank; null: its share")
     gpus_per_rank: NonNegativeFloat = 0.0
+    placement: Literal["pack", "spread"] = Field(
+        "pack",
+        description="ranks on as few nodes as they fit on, or on as many as there are",
+        exclude_if=lambda given: given == "pack",
+    )
     step_timeout: PositiveFloat = Field(600.0, description="seconds until a silent rank is ended")
 
     @property
@@ -227,7 +232,7 @@ class RunConfig(Section):
 
     def fingerprint(self) -> str:
         """SHA-256 over what changes the result: not names, paths, labels, cadences or threads."""
-        return self._digest(parallel={"threads", "gpus_per_rank", "step_timeout"})
+        return self._digest(parallel={"threads", "gpus_per_rank", "placement", "step_timeout"})
 
     def trajectory(self) -> str:
         """The fingerprint without the parallel layout: runs that may share checkpoints."""

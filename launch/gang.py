@@ -42,7 +42,7 @@ class Outcome:
 
 
 class Gang:
-    """`parallel.ranks` processes of `parallel.threads` CPUs, packed on one node if they fit.
+    """`parallel.ranks` processes of `parallel.threads` CPUs, packed or spread over the nodes.
 
     With the `epoch` of its driver's lease it claims each run, and leaves alone those that a later
     driver has claimed.
@@ -52,7 +52,9 @@ class Gang:
         self.parallel, self._epoch = parallel, epoch
         threads, gpus = parallel.threads or 1, parallel.gpus_per_rank
         bundle = {"CPU": float(threads)} | ({"GPU": gpus} if gpus else {})
-        self._group = placement_group([bundle] * parallel.ranks, strategy="PACK")
+        self._group = placement_group(
+            [bundle] * parallel.ranks, strategy=parallel.placement.upper()
+        )
         self._placed = self._group.ready()
         self._actors = [self._actor(rank, bundle) for rank in range(parallel.ranks)]
         nodes = [actor.node.remote() for actor in self._actors]
