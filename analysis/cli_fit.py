@@ -46,6 +46,27 @@ def fit_file(
     return fit(table, found, resamples=resamples, seed=seed, kind=kind)
 
 
+def fit_each(
+    path: Path | str,
+    law: str = "chinchilla",
+    columns: Mapping[str, str] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[Table, dict[str, Fit]]:
+    """The table, and a fit to each of its architectures; without that column to the "model"."""
+    found = get(law)
+    table = Table.read(Path(path), columns, needs=(*found.columns, found.target))
+    names = (
+        {str(name) for name in table.labels("architecture")} if table.has("architecture") else ()
+    )
+    own = {name: table.architecture(name) for name in sorted(names)}
+    if len(own) < 2:  # what was left out of the table is then the architecture's own
+        own = dict.fromkeys(own or ["model"], table)
+    fits = {name: fit(part, found, resamples=resamples, seed=seed) for name, part in own.items()}
+    return table, fits
+
+
 def report(fitted: Fit) -> dict[str, Any]:
     """A fit without its resamples, as the command prints it."""
     return {

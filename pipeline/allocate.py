@@ -15,6 +15,7 @@ from pipeline.errors import StudyError
 from pipeline.fitted import architectures_of, fit_of
 from pipeline.forecasts import freeze_run
 from pipeline.grids import Point
+from pipeline.law_files import Laws
 from pipeline.plan import Plan
 from pipeline.planner import Shape, make_plan
 from pipeline.runs import make_run, row, run_flops, run_tokens
@@ -35,17 +36,42 @@ def predict_study(study: Study, flops: float, architecture: str | None) -> list[
     return [_predict(study, plan, name, flops) for name in names]
 
 
-def prediction_table(predictions: list[dict[str, Any]], flops: float) -> Group:
-    """The allocations side by side, then where the RunConfigs are."""
-    table = new_table(["", "N*", "D*", "D*/N*", "loss", "nearest shape"])
-    for found in predictions:
-        best, shape = found["allocation"], found["run"]["model"]
-        table.add_row(
-            found["architecture"],
-            *(interval(best[key]) for key in ("params", "tokens", "tokens_per_param", "loss")),
-            f"{shape['width']} wide, {shape['n_layers']} layers",
+def predict_laws(laws: Laws, flops: float, architecture: str | None) -> list[dict[str, Any]]:
+    """The same allocations by laws alone, which no recipe is known of.
+
+    Raises:
+        StudyError: no such law; or one that has no optimum, or is not identified by its runs.
+    """
+    _positive(flops)
+    found = []
+    for name, fit in laws.of(architecture).items():
+        try:
+            best = fit.allocate(flops)
+        except AnalysisError as error:
+            raise StudyError(f"{laws.name}/{name}: {error}") from None
+        found.append(
+            {
+                "architecture": name,
+                "convention": fit.data.convention,
+                "allocation": best.to_dict(),
+            }
         )
-    configs = [f"config  {found['config']}" for found in predictions]
+    return found
+
+
+def prediction_table(predictions: list[dict[str, Any]], flops: float) -> Group:
+    """The allocations side by side; of a study also shapes, and where the RunConfigs are."""
+    is_shaped = all("run" in found for found in predictions)
+    shape = ["nearest shape"] if is_shaped else []
+    table = new_table(["", "N*", "D*", "D*/N*", "loss", *shape])
+    for found in predictions:
+        best = found["allocation"]
+        cells = [interval(best[key]) for key in ("params", "tokens", "tokens_per_param", "loss")]
+        if is_shaped:
+            model = found["run"]["model"]
+            cells.append(f"{model['width']} wide, {model['n_layers']} layers")
+        table.add_row(found["architecture"], *cells)
+    configs = [f"config  {found['config']}" for found in predictions if is_shaped]
     title = f"Compute-optimal at {flops:.3g} training FLOPs, with 95% intervals"
     return titled(title, table, *configs)
 

@@ -1,4 +1,4 @@
-"""Two studies against each other: their laws side by side, the compute that one saves."""
+"""Two studies, or tables, against each other: their laws side by side, the compute one saves."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from analysis.notices import RefusedError
 from analysis.result import Fit
 from pipeline import show
 from pipeline.config import Study
-from pipeline.errors import StudyError
-from pipeline.fit_record import digest, law_path
+from pipeline.fit_record import digest
+from pipeline.law_files import Laws, study_laws
 from pipeline.record import Record
 from pipeline.runs import judged_on
 from pipeline.tables import new_table, titled
@@ -45,31 +45,29 @@ class Comparison:
 
 
 def compare_studies(first: Study, second: Study) -> Comparison:
+    """As `compare`, of what two studies have fitted."""
+    return compare(study_laws(first), study_laws(second))
+
+
+def compare(first: Laws, second: Laws) -> Comparison:
     """Compare every architecture that both have; if there is none, all with all.
 
-    Gains are told at the first study's largest budget and at its `fit.extrapolate` times that.
-
-    Raises:
-        StudyError: one of them has no law yet.
+    Gains are told at the largest budget of the first, and at its factors beyond that.
     """
-    ours, theirs = _laws(first), _laws(second)
-    common = [(name, name) for name in ours if name in theirs]
-    pairs = common or [(one, other) for one in ours for other in theirs]
+    common = [(name, name) for name in first.fits if name in second.fits]
+    pairs = common or [(one, other) for one in first.fits for other in second.fits]
     gains: list[Gain] = []
     remarks = list(_remarks(first, second, bool(common)))
-    reached = [fit.data.ranges["flops"][1] for fit in ours.values()]
-    largest = max(first.grid.targets or reached)
     for one, other in pairs:
         names = f"{first.name}/{one}", f"{second.name}/{other}"
         try:
-            for factor in (1.0, *sorted(first.fit.extrapolate)):
-                gains.append(gain_at_budget(ours[one], theirs[other], largest * factor, names))
+            for factor in (1.0, *first.extrapolate):
+                flops = first.largest * factor
+                gains.append(gain_at_budget(first.fits[one], second.fits[other], flops, names))
         except RefusedError as refusal:
             remarks.append(f"{names[0]} over {names[1]}: {refusal}")
     laws = {
-        f"{study.name}/{name}": fit
-        for study, found in ((first, ours), (second, theirs))
-        for name, fit in found.items()
+        f"{side.name}/{name}": fit for side in (first, second) for name, fit in side.fits.items()
     }
     return Comparison((first.name, second.name), laws, tuple(gains), tuple(remarks))
 
@@ -124,20 +122,24 @@ def _metrics(found: Comparison) -> Iterator[tuple[str, float]]:
                 yield f"gain{end}/{name}", value
 
 
-def _laws(study: Study) -> dict[str, Fit]:
-    found = {}
-    for name in study.variants:
-        if (path := law_path(name, study.folder)).exists():
-            found[name] = Fit.from_json(path.read_text(encoding="utf-8"))
-    if not found:
-        raise StudyError(
-            f"study '{study.name}': no law there; `isoflop run` or `isoflop fit` makes it"
-        )
-    return found
-
-
-def _remarks(first: Study, second: Study, common: bool) -> Iterator[str]:
+def _remarks(first: Laws, second: Laws, common: bool) -> Iterator[str]:
     """What makes the two hard to compare."""
+    if first.study and second.study:
+        yield from _differences(first.study, second.study)
+    else:
+        names = " and ".join(side.name for side in (first, second) if not side.study)
+        yield (
+            f"of {names} only the laws are known: whether text, tokenizer and objective are the "
+            "same as the other's, and so whether losses are on one scale, is yours to know"
+        )
+        conventions = {fit.data.convention for s in (first, second) for fit in s.fits.values()}
+        if len(conventions) > 1:
+            yield f"they count parameters differently, {', '.join(sorted(conventions))}"
+    if not common:
+        yield "they have no architecture in common: each is compared with each"
+
+
+def _differences(first: Study, second: Study) -> Iterator[str]:
     if first.tokenizer != second.tokenizer:
         yield "their tokenizers differ: a loss per token is not the same thing in both"
     if first.corpus != second.corpus:
@@ -149,5 +151,3 @@ def _remarks(first: Study, second: Study, common: bool) -> Iterator[str]:
     if first.grid.convention != second.grid.convention:
         conventions = f"'{first.grid.convention}' and '{second.grid.convention}'"
         yield f"they count parameters differently, {conventions}: N* and a differ by that"
-    if not common:
-        yield "they have no architecture in common: each is compared with each"

@@ -1,9 +1,9 @@
-"""A study's report: one page that needs no network, from the question to how to reproduce it."""
+"""A study's report, from the question to how to reproduce it, or a table's: one page alone."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +23,7 @@ from pipeline.plan import Plan
 from pipeline.report_by_type import sections as by_type
 from pipeline.run_facts import git_commit
 from pipeline.show import duration
+from pipeline.tables import duration
 from pipeline.svg import draw, legend, themed
 
 OPEN = 10.0  # an interval of the size whose ends are further apart than this answers little
@@ -90,9 +91,37 @@ def page(
         ("Every run", _folded(f"{len(frame)} runs", tables.runs(frame)), ""),
         ("The study", _folded("as resolved, with every default", _resolved(study)), ""),
     ]
+    return _document(study.name, _head(study, frame), analysis, charts, sections)
+
+
+def table_page(name: str, analysis: StudyAnalysis) -> str:
+    """The report on a table of runs from elsewhere, of which there is no study, as HTML."""
+    rows = len(analysis.table)
+    sections = [
+        ("Compute-optimal allocation", tables.allocations(analysis), ALLOCATION_NOTE),
+        ("The fitted laws", tables.laws(analysis), LAW_NOTE),
+        ("How it predicted what it had not seen", tables.holdouts(analysis), HOLDOUT_NOTE),
+        ("By what is counted as a parameter", tables.conventions(analysis), CONVENTION_NOTE),
+        ("Warnings", _warnings(analysis), ""),
+    ]
+    head = (
+        f'<header><p class="over">isoflop fit</p><h1>{escape(name)}</h1><div class="facts">'
+        f"<div><b>{rows}</b><span>of {rows + len(analysis.excluded)} rows kept</span></div>"
+        f"<div><b>{len(analysis.architectures)}</b><span>architectures</span></div></div></header>"
+    )
+    return _document(name, head, analysis, charts_of(analysis), sections)
+
+
+def _document(
+    title: str,
+    head: str,
+    analysis: StudyAnalysis,
+    charts: Sequence[Chart],
+    sections: Sequence[tuple[str, str, str]],
+) -> str:
     charts = [chart for chart in charts_of(analysis, curves) if any(p.marks for p in chart.panels)]
     body = [
-        _head(study, frame),
+        head,
         f'<div class="answers">{"".join(_answers(analysis))}</div>',
         *(_figure(chart) for chart in charts),
         *(_section(title, html, note) for title, html, note in sections if html),
@@ -100,7 +129,7 @@ def page(
     template = files("pipeline").joinpath("report.html").read_text(encoding="utf-8")
     ramp = ",".join(themed(shade(step / 6)) for step in range(7))
     template = template.replace("{{ramp}}", ramp)
-    return template.replace("{{title}}", escape(study.name)).replace("{{body}}", "\n".join(body))
+    return template.replace("{{title}}", escape(title)).replace("{{body}}", "\n".join(body))
 
 
 ALLOCATION_NOTE = "By the fitted law, with 95 % intervals; N* by IsoFLOP profiles beside it."

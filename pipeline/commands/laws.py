@@ -19,10 +19,18 @@ from pipeline.commands.options import (
     print_json,
 )
 
+LawsArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY|LAWS",
+        help="A study, a folder of laws (`isoflop fit runs.csv --save`), or one law's .json.",
+    ),
+]
+
 
 @app.command(
     epilog="Example: isoflop fit quickstart fit.resamples=4000\n\n"
-    "Example: isoflop fit runs.csv --law chinchilla --column tokens=D --json"
+    "Example: isoflop fit runs.csv --law chinchilla --column tokens=D --save laws"
 )
 def fit(
     study: Annotated[
@@ -35,13 +43,24 @@ def fit(
         typer.Option("--column", help="For a CSV: a name it uses, such as tokens=D; repeatable."),
     ] = None,
     resamples: Annotated[int, typer.Option("--resamples", min=0, help="For a CSV.")] = 1000,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save",
+            metavar="DIR",
+            help="For a CSV: keep each architecture's law, plots and a report there, for `predict` "
+            "and `compare`.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Fit laws to the finished runs of a study, or to any table; intervals, warnings and all."""
     if study.endswith(".csv"):
-        _fit_csv(study, law, column or [], resamples, as_json)
+        _fit_csv(study, law, column or [], resamples, save, as_json)
         return
+    if save:
+        raise ValueError("--save: given for a study, allowed: for a CSV; a study keeps its laws")
     from pipeline.config import load_study
     from pipeline.study import fit_study
 
@@ -50,13 +69,28 @@ def fit(
         print_json(document["analysis"])
 
 
-def _fit_csv(path: str, law: str, columns: list[str], resamples: int, as_json: bool) -> None:
+def _fit_csv(
+    path: str, law: str, columns: list[str], resamples: int, save: Path | None, as_json: bool
+) -> None:
     from analysis.cli_fit import fit_file, report
 
     for column in columns:
         if not all(column.partition("=")):
             raise ValueError(f"--column: given '{column}', allowed: NAME=COLUMN, such as tokens=D")
     names = {name: given for name, _, given in (column.partition("=") for column in columns)}
+    if save:
+        from pipeline.law_files import save_table
+
+        saved = save_table(Path(path), law, names, resamples, save)
+        if as_json:
+            reports = {name: report(fitted) for name, fitted in saved.fits.items()}
+            print_json({"folder": str(save), "laws": reports})
+            return
+        for name, fitted in saved.fits.items():
+            console().print(f"{name}\n{fitted.summary()}\n", markup=False, soft_wrap=True)
+        told = f"saved in {save}: `isoflop predict {save} --flops C` goes on with it"
+        console().print(told, markup=False, soft_wrap=True)
+        return
     fitted = fit_file(Path(path), law, names, resamples=resamples)
     if as_json:
         print_json(report(fitted))
@@ -64,9 +98,12 @@ def _fit_csv(path: str, law: str, columns: list[str], resamples: int, as_json: b
         console().print(fitted.summary(), markup=False, soft_wrap=True)
 
 
-@app.command(epilog="Example: isoflop predict quickstart --flops 1e15 --architecture dense")
+@app.command(
+    epilog="Example: isoflop predict quickstart --flops 1e15 --architecture dense\n\n"
+    "Example: isoflop predict laws --flops 1e23, of what `isoflop fit runs.csv --save laws` kept"
+)
 def predict(
-    study: StudyArgument,
+    study: LawsArgument,
     flops: BudgetOption,
     overrides: Overrides = None,
     architecture: ArchitectureOption = None,
@@ -74,10 +111,15 @@ def predict(
     debug: DebugOption = False,
 ) -> None:
     """The compute-optimal model of each architecture at a budget: N*, D*, loss, intervals."""
-    from pipeline.allocate import predict_study, prediction_table
+    from pipeline.allocate import predict_laws, predict_study, prediction_table
     from pipeline.config import load_study
+    from pipeline.law_files import laws_at
 
-    predictions = predict_study(load_study(study, overrides), flops, architecture)
+    if laws := laws_at(study):
+        _refuse_overrides(study, overrides)
+        predictions = predict_laws(laws, flops, architecture)
+    else:
+        predictions = predict_study(load_study(study, overrides), flops, architecture)
     if as_json:
         print_json(predictions)
     else:
@@ -130,23 +172,30 @@ def forecast(
     send(tracker(chosen), forecast_records(register), console(as_json=True).print)
 
 
-@app.command(epilog="Example: isoflop compare quickstart mine.yaml")
+@app.command(epilog="Example: isoflop compare quickstart mine.yaml, or: isoflop compare laws mine")
 def compare(
-    first: StudyArgument,
-    second: StudyArgument,
+    first: LawsArgument,
+    second: LawsArgument,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Two studies' laws side by side, and the gain in compute of the first over the second."""
-    from pipeline.compare import compare_studies, comparison_page, comparison_record
-    from pipeline.config import load_study
+    from pipeline.compare import compare as compare_laws
+    from pipeline.compare import comparison_page, comparison_record
+    from pipeline.law_files import laws_of
     from pipeline.publish import send
     from pipeline.training import tracker
 
-    study = load_study(first)
-    found = compare_studies(study, load_study(second))
+    ours = laws_of(first)
+    found = compare_laws(ours, laws_of(second))
     if as_json:
         print_json(found.to_dict())
     else:
         console().print(comparison_page(found))
-    send(tracker(study), [comparison_record(found)], console(as_json=True).print)
+    if ours.study:
+        send(tracker(ours.study), [comparison_record(found)], console(as_json=True).print)
+
+
+def _refuse_overrides(given: str, overrides: list[str] | None) -> None:
+    if overrides:
+        raise ValueError(f"{overrides[0]}: given with {given}, allowed: with a study alone")
