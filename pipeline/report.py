@@ -23,7 +23,6 @@ from pipeline.plan import Plan
 from pipeline.report_by_type import sections as by_type
 from pipeline.run_facts import git_commit
 from pipeline.show import duration
-from pipeline.tables import duration
 from pipeline.svg import draw, legend, themed
 
 OPEN = 10.0  # an interval of the size whose ends are further apart than this answers little
