@@ -169,7 +169,8 @@ def _smoothed(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def _key(study: Study, frame: pd.DataFrame) -> str:
-    """Changes with the table, the settings of the fit and the code that fits."""
+    """Changes with all that the laws and the report tell of: the table, the study, its forecasts;
+    and with the code that fits."""
     code = [path.read_text() for path in sorted(ANALYSIS.rglob("*.py"))]
-    settings = [study.fit.model_dump(mode="json"), study.grid.type]
-    return fingerprint([frame.to_csv(index=False), settings, code])
+    registers = [path.read_text() for path in sorted(study.folder.glob("forecasts/*.jsonl"))]
+    return fingerprint([frame.to_csv(index=False), study.fingerprint(), registers, code])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -241,19 +242,33 @@ def _fit(study: Study, console: Console, plan: Plan) -> dict[str, Any]:
         raise StudyError(
             f"study '{study.name}': no run is finished ({told}); `isoflop run` goes on with them"
         )
+    say = partial(console.print, markup=False)
+    register = _scored(study, say)  # before the report tells of it
     with task(console, "fit") as work:
         document = fitted(study, frame)
         if document is None:
             work.update(0, f"{study.fit.resamples} resamples")
             document = fit_table(study, plan, frame)
         work.update(1, f"laws of {', '.join(document['analysis']['architectures'])}")
-    say = partial(console.print, markup=False)
     publish(tracker(study), document["analysis"], say)
     console.print(summary(study, document))
-    if (study.folder / "forecasts").is_dir():
-        from pipeline.forecasts import forecast_records, forecast_study, forecast_table
+    if register:
+        from pipeline.forecasts import forecast_records, forecast_table
 
-        register = forecast_study(study, None, None)
         console.print(forecast_table(register))
         send(tracker(study), forecast_records(register), say)
     return document
+
+
+def _scored(study: Study, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The study's forecasts with what came of them; a register that cannot be read is told."""
+    if not (study.folder / "forecasts").is_dir():
+        return []
+    from analysis.notices import AnalysisError
+    from pipeline.forecasts import forecast_study
+
+    try:
+        return forecast_study(study, None, None)
+    except AnalysisError as error:
+        say(f"forecasts: {error}")
+        return []

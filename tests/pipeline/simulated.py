@@ -108,6 +108,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "Forwarder", Nowhere)
     monkeypatch.setattr("analysis.plots.write", lambda *_: None)
     monkeypatch.setattr(driver, "publish", lambda *_: None)
+    monkeypatch.setattr(driver, "send", lambda *_: None)
     monkeypatch.setattr(
         driver,
         "expected_seconds",

@@ -8,12 +8,15 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from analysis.forecast import freeze, write_register
 from data.prepare import prepare
 from launch.journal import FILE, Journal
 from pipeline import study as driver
+from pipeline.atomic import write_text
 from pipeline.cli import app
 from pipeline.config import Study
 from pipeline.errors import StoppedError, StudyError
+from pipeline.fits import fits_of
 from pipeline.plan import Plan, Tokens
 from pipeline.planner import make_plan
 from pipeline.study import run_study
@@ -66,6 +69,28 @@ def test_a_run_that_fails_for_good_withholds_nothing_but_itself(study, monkeypat
     assert (study.folder / "fits" / "dense.json").is_file()
     run(study)
     assert statuses(study) == {"finished": 15}
+
+
+def test_the_score_of_a_forecast_reaches_a_report_whose_laws_are_made_already(study):
+    run(study)
+    report, law = study.folder / "report.html", fits_of(study)["dense"]
+    row = pd.read_csv(study.folder / "table.csv").iloc[-1]
+    target = {name: float(row[name]) for name in ("params", "tokens")}
+    frozen = freeze(law, made=1.0, flops=float(row["flops"]), **target)
+    assert "<h2>Forecasts</h2>" not in report.read_text()
+
+    write_text(study.folder / "forecasts" / "dense.jsonl", write_register([frozen]))
+    assert "Forecasts, frozen before their runs" in run(study)
+    told = report.read_text().partition("<h2>Forecasts</h2>")[2].partition("</section>")[0]
+    assert f"{row['loss']:.4f}" in told
+    written = report.stat().st_mtime_ns
+    run(study)
+    assert report.stat().st_mtime_ns == written, "nothing has changed"
+
+    altered = write_register([frozen]).replace('"made": 1.0', '"made": 2.0')
+    write_text(study.folder / "forecasts" / "dense.jsonl", altered)
+    assert "was altered after it was frozen" in run(study)
+    assert "was altered after it was frozen" in report.read_text()
 
 
 @pytest.mark.parametrize(
