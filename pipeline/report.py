@@ -22,8 +22,8 @@ from pipeline.config import Study
 from pipeline.plan import Plan
 from pipeline.report_by_type import sections as by_type
 from pipeline.run_facts import git_commit
-from pipeline.show import duration
 from pipeline.svg import draw, legend, themed
+from pipeline.tables import duration
 
 OPEN = 10.0  # an interval of the size whose ends are further apart than this answers little
 CAPTIONS = {
@@ -90,6 +90,7 @@ def page(
         ("Every run", _folded(f"{len(frame)} runs", tables.runs(frame)), ""),
         ("The study", _folded("as resolved, with every default", _resolved(study)), ""),
     ]
+    charts = [chart for chart in charts_of(analysis, curves) if any(p.marks for p in chart.panels)]
     return _document(study.name, _head(study, frame), analysis, charts, sections)
 
 
@@ -118,7 +119,6 @@ def _document(
     charts: Sequence[Chart],
     sections: Sequence[tuple[str, str, str]],
 ) -> str:
-    charts = [chart for chart in charts_of(analysis, curves) if any(p.marks for p in chart.panels)]
     body = [
         head,
         f'<div class="answers">{"".join(_answers(analysis))}</div>',
