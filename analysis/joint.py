@@ -72,23 +72,27 @@ def joint_fit(
     """Fit every architecture of the table with the `shared` parameters in common, and test it.
 
     The test redraws losses from the joint fit and its residuals, each architecture's its own, and
-    compares the gain of separate fits: no asymptotics. Raises `AnalysisError` for a parameter
-    that has no meaning of its own, such as A apart from α.
+    compares the gain of separate fits: no asymptotics. A column `weight` weighs the rows. Raises
+    `AnalysisError` for a parameter that has no meaning of its own, such as A apart from α, and for
+    several rows of one run, whose noise is not each row's own.
     """
     law = get(law)
     table = Table.read(table, needs=(*law.columns, law.target, "architecture"))
+    _require_independent(table)
     group_names, group_N = np.unique(table.labels("architecture"), return_inverse=True)
     log_target = np.log(table.column(law.target))
     whole = law.problem(table.columns(law.columns), log_target)
     shared_P = _shared(law, shared)
     joint = _GroupedProblem(whole, group_N, shared_P)
     apart = _GroupedProblem(whole, group_N, np.zeros_like(shared_P))
-    separate = optimise(apart, log_target, delta)
-    together = _from_separate(joint, separate, apart, log_target, delta)
-    residuals = log_target - joint.log_predict(together.theta_P[None])[0][0]
+    weights = table.weights
+    separate = optimise(apart, log_target, delta, weights)
+    together = _from_separate(joint, separate, apart, log_target, weights, delta)
+    fitted = joint.log_predict(together.theta_P[None])[0][0]
     rng = np.random.default_rng(seed)
-    drawn = _redraw(log_target - residuals, residuals, group_N, resamples, rng)
-    theta_joint, gains = _refit(joint, apart, together, separate, drawn, delta)
+    residuals = _residuals(joint, log_target - fitted)
+    drawn = _redraw(fitted, residuals, weights, group_N, resamples, rng)
+    theta_joint, gains = _refit(joint, apart, together, drawn, weights, delta)
     gain = together.objective - separate.objective
     natural = joint.natural_by_group(np.concatenate([together.theta_P[None], theta_joint]))
     parameters = {
@@ -106,6 +110,17 @@ def joint_fit(
         p_value=float((1 + (gains >= gain).sum()) / (1 + len(gains))),
         resamples=resamples,
     )
+
+
+def _require_independent(table: Table) -> None:
+    if not table.has("run"):
+        return
+    repeated = table.frame["run"].notna() & table.frame.duplicated(["architecture", "run"])
+    if repeated.any():
+        named = ", ".join(sorted(set(table.labels("run")[repeated.to_numpy()]))[:5])
+        raise AnalysisError(
+            f"a joint fit takes one row of a run, and the table has several of {named}"
+        )
 
 
 def _shared(law: Law, shared: Sequence[str]) -> NDArray[np.bool_]:
@@ -183,36 +198,55 @@ def _from_separate(
     separate: Best,
     apart: _GroupedProblem,
     log_target_N: Array,
+    weights_N: Array,
     delta: float,
 ) -> Best:
     """The joint optimum, from its own starts and from each group's separate one."""
-    own = optimise(joint, log_target_N, delta)
+    own = optimise(joint, log_target_N, delta, weights_N)
     starts = np.zeros((len(joint.index_GP), len(joint.low_P)))
     for leader in range(len(joint.index_GP)):
         order = [g for g in range(len(joint.index_GP)) if g != leader] + [leader]
         for g in order:
             starts[leader, joint.index_GP[g]] = separate.theta_P[apart.index_GP[g]]
-    ones = np.ones((1, len(log_target_N)))
-    solution = minimise(joint, starts, log_target_N[None], ones, delta)
+    solution = minimise(joint, starts, log_target_N[None], weights_N[None], delta)
     winner = int(solution.objective_R.argmin())
     if solution.objective_R[winner] >= own.objective:
         return own
     return Best(solution.theta_RP[winner], float(solution.objective_R[winner]), len(starts), 1)
 
 
+def _residuals(joint: _GroupedProblem, raw_N: Array) -> Array:
+    """As large as the errors: a group of n rows with p parameters, those that it shares counted by
+    its share of the rows, has residuals √((n - p)/n) times those."""
+    result = raw_N.copy()
+    size_P = np.zeros(len(joint.low_P))
+    for g, index in enumerate(joint.index_GP):
+        size_P[index] += (joint.group_N == g).sum()
+    for g, index in enumerate(joint.index_GP):
+        rows = joint.group_N == g
+        n = int(rows.sum())
+        freedom = max(n - float((n / size_P[index]).sum()), 1.0)
+        result[rows] *= np.sqrt(n / freedom)
+    return result
+
+
 def _redraw(
     fitted_N: Array,
     residuals: Array,
+    weights_N: Array,
     group_N: NDArray[np.intp],
     resamples: int,
     rng: np.random.Generator,
 ) -> Array:
-    """Tables (R, N) as the joint fit would have them, with each group's residuals."""
+    """Tables (R, N) as the joint fit would have them, with each group's residuals, those of a row
+    of weight w being 1/√w of one of weight 1."""
     drawn = np.tile(fitted_N, (resamples, 1))
     for g in range(int(group_N.max()) + 1):
         rows = group_N == g
-        pool = residuals[rows] - residuals[rows].mean()
-        drawn[:, rows] += rng.choice(pool, size=(resamples, int(rows.sum())))
+        root = np.sqrt(weights_N[rows])
+        pool = residuals[rows] * root
+        pool -= pool.mean()
+        drawn[:, rows] += rng.choice(pool, size=(resamples, int(rows.sum()))) / root
     return drawn
 
 
@@ -220,19 +254,17 @@ def _refit(
     joint: _GroupedProblem,
     apart: _GroupedProblem,
     together: Best,
-    separate: Best,
     drawn_RN: Array,
+    weights_N: Array,
     delta: float,
 ) -> tuple[Array, Array]:
     """Joint fits of the redrawn tables, and what separate fits gain on each."""
-    ones = np.ones((1, drawn_RN.shape[1]))
-    count = len(drawn_RN)
-    first = minimise(
-        joint, np.repeat(together.theta_P[None], count, 0), drawn_RN, ones, delta, 1e-7
-    )
+    weights_1N, count = weights_N[None], len(drawn_RN)
+    start = np.repeat(together.theta_P[None], count, 0)
+    first = minimise(joint, start, drawn_RN, weights_1N, delta, 1e-7)
     # The separate fits start where the joint ones ended, so that the gain is never negative.
     start = np.zeros((count, len(apart.low_P)))
     for own, common in zip(apart.index_GP, joint.index_GP, strict=True):
         start[:, own] = first.theta_RP[:, common]
-    second = minimise(apart, start, drawn_RN, ones, delta, 1e-7)
+    second = minimise(apart, start, drawn_RN, weights_1N, delta, 1e-7)
     return first.theta_RP, first.objective_R - second.objective_R
