@@ -12,12 +12,12 @@ import tempfile
 from pathlib import Path
 
 from bench_step import stack
-from study_in_small import SHAPES, dense_run, make_stores
+from study_in_small import SHAPES, VOCAB, dense_run, make_stores, run_of
 
 from launch import cluster
 from launch.config import RunConfig
 from launch.gang import Gang
-from models import Recipe, cost
+from models import Recipe
 
 MOE = {
     "pattern": "attention+moe",
@@ -27,13 +27,10 @@ MOE = {
 
 
 def moe_run(size: str, stores: Path, batch: int, length: int) -> RunConfig:
-    """The dense run of that size with the mixture's model of that width and depth."""
-    config = dense_run("moe", size, stores, 20, batch, length)
+    """The mixture's model of that size's width and depth."""
     width, n_layers = SHAPES[size]
-    model = Recipe.from_dict(MOE).at(width=width, n_layers=n_layers, vocab_size=1024)
-    flops = float(cost(model, length).training_flops_per_token)
-    costs = config.cost.model_copy(update={"training_flops_per_token": flops})
-    return config.model_copy(update={"model": model.to_dict(), "cost": costs})
+    model = Recipe.from_dict(MOE).at(width=width, n_layers=n_layers, vocab_size=VOCAB)
+    return run_of(model, stores, 20, batch, length, name="moe")
 
 
 def main() -> None:
