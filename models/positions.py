@@ -15,7 +15,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from models import limits
 from models.context import Context
 from models.norm import LayerNorm
 
@@ -200,11 +199,6 @@ class LearnedTable(nn.Embedding):
 
     def reset_parameters(self) -> None:
         """Nothing: set in `models.init`."""
-
-    def forward(self, positions: Tensor) -> Tensor:
-        """Vectors (…, D) of integer positions; RecipeError past the table."""
-        limits.positions(self.num_embeddings, positions.shape[-1])
-        return super().forward(positions)
 
 
 class SinusoidalTable(nn.Module):

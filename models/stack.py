@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models import limits
 from models.branch import Aux
 from models.context import Context, State
 from models.linear import Linear
@@ -68,7 +69,10 @@ class Stack(nn.Module):
                     use.branch.rebalance(load)
 
     def _placed(self, x: Tensor, context: Context) -> Tensor:
-        """Vectors with their positions, normed and as wide as the model."""
+        """Vectors with their positions, normed and as wide as the model; RecipeError past a table
+        of positions."""
+        if isinstance(self.positions, LearnedTable):
+            limits.positions(self.positions.num_embeddings, context.offset + x.shape[1])
         if self.positions is not None:
             at = context.positions_BT
             if at is None:

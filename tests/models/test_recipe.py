@@ -195,3 +195,14 @@ def test_sequence_longer_than_learned_positions() -> None:
         model(torch.zeros(1, 5, dtype=torch.long))
     with pytest.raises(RecipeError, match="at least the sequence length 5"):
         cost(model.config, 5)
+
+
+def test_decoding_past_learned_positions() -> None:
+    recipe = Recipe.from_dict(GOOD | {"positions": {"type": "learned", "max_length": 4}})
+    model = build(recipe.at(width=32, n_layers=1, vocab_size=8))
+    model.init_weights(0)
+    token, cache = torch.zeros(1, 2, dtype=torch.long), model.new_cache()
+    for _ in range(2):
+        model.run(token, cache=cache)
+    with pytest.raises(RecipeError, match="at least the sequence length 5"):
+        model.run(token[:, :1], cache=cache)

@@ -1,5 +1,6 @@
 """Text from a model and a folder for others, of a decoder and of an encoder-decoder."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from data.tokenizer import END_OF_DOCUMENT
+from launch.config import RunConfig
 from models import Model, Recipe, build
+from models.positions import LearnedTable
 from pipeline import trained
 from pipeline.errors import StudyError
+from pipeline.plan import PLAN, Plan, Tokens
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "models"
 WORDS = [END_OF_DOCUMENT, *"abcdefghijklmnopqrs"]
@@ -81,6 +85,22 @@ def test_a_runs_whole_name_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyP
         trained.find_run("dens-10")
 
 
+def test_a_run_is_not_paired_with_the_tokenizer_of_another_plan(
+    tmp_path: Path, run_config: RunConfig
+) -> None:
+    folder = tmp_path / "runs" / "dense"
+    folder.mkdir(parents=True)
+    run_config.write(folder / "config.json")
+    own = Tokens(
+        tmp_path / "tokenizer.json", tmp_path, tmp_path, run_config.data.fingerprint, 1, 300
+    )
+    Plan((run_config,), (), own).write(tmp_path / PLAN)
+    assert trained.tokenizer_of(folder) == tmp_path / "tokenizer.json"
+    Plan((run_config,), (), replace(own, fingerprint="0" * 64)).write(tmp_path / PLAN)
+    with pytest.raises(StudyError, match="another corpus or tokenizer now"):
+        trained.tokenizer_of(folder)
+
+
 def test_a_masked_model_is_exported_and_does_not_generate(run_of: Any, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     run, model = run_of("bert")
@@ -99,3 +119,14 @@ def test_a_decoder_goes_on_with_its_prompt(run_of: Any) -> None:
         ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
     text = "a b c" + "".join(trained.generate(run, "a b c", 5, 0.0, 0))
     assert text == " ".join(WORDS[i] for i in ids)
+
+
+def test_text_longer_than_the_learned_positions_is_refused(run_of: Any) -> None:
+    run, model = run_of("gpt2")
+    model.positions = LearnedTable(6, 16)
+    torch.nn.init.normal_(model.positions.weight)
+    text = trained.generate(run, "a b c", 5, 0.0, 0)
+    for _ in range(4):  # three of the prompt, three more, and what follows the last
+        next(text)
+    with pytest.raises(StudyError, match=r"positions.max_length: shorter .*: 6; .* length 7"):
+        next(text)
