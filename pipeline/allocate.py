@@ -133,11 +133,12 @@ def _allocate(study: Study, plan: Plan, architecture: str, flops: float) -> dict
 
 def _study_of(study: Study, architecture: str, shape: Shape, flops: float) -> dict[str, Any]:
     """A study of one run, with all else as in the one that the law is of."""
-    size = shape.params(study.grid.convention)
+    size, variant = shape.params(study.grid.convention), study.variants[architecture]
+    given = study.architectures[variant.family].model_dump(mode="json")
     return study.model_dump(mode="json") | {
         "name": f"{study.name}-{architecture}-{flops:.3g}".replace("+", ""),
         "question": f"Does the law of {study.name} hold at {flops:.3g} FLOPs?",
-        "architectures": {architecture: {"recipe": study.variants[architecture].recipe}},
+        "architectures": {architecture: given | {"recipe": variant.recipe}},
         "grid": {
             "type": "ladder",
             "params": [float(size)],

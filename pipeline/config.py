@@ -10,16 +10,17 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from data.corpus import CorpusConfig, MixtureConfig, scan
 from data.tokenizer import TokenizerConfig, load
 from launch.conflicts import expert_counts, refuse_conflicts
-from pipeline.errors import ConfigError, KeyedError
+from pipeline.errors import ConfigError, KeyedError, nearest
 from pipeline.faults import describe, dotted
 from pipeline.grids import Grid, RepeatsGrid, Variant
+from pipeline.kept import find_study
 from pipeline.rules import Rule
 from pipeline.settings import FitSettings, OwnTraining, ParallelSettings, TrainSettings
 from pipeline.store import Uri, scrubbed
@@ -103,7 +104,12 @@ class Study(Strict):
 
     def rule_of(self, variant: Variant) -> Rule:
         """Which rule gives the runs of a variant their learning rate and batch."""
-        return self.architectures[variant.family].rule or self.rule
+        return self.rules[variant.family]
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """The rule of each architecture of the file."""
+        return {name: one.rule or self.rule for name, one in self.architectures.items()}
 
     @cached_property
     def variants(self) -> dict[str, Variant]:
@@ -119,16 +125,21 @@ class Study(Strict):
     @property
     def folder(self) -> Path:
         """Where everything of this study lives."""
-        return Path(self.output).resolve() / self.name
+        return root(self.output) / self.name
 
     @property
     def cache(self) -> Path:
         """Tokenizers and tokens, shared by the studies of one output folder."""
-        return Path(self.output).resolve() / "cache"
+        return root(self.output) / "cache"
 
     def fingerprint(self) -> str:
         """SHA-256 of the study's canonical JSON."""
         return fingerprint(self.model_dump(mode="json"))
+
+
+def root(output: str) -> Path:
+    """The folder of studies that ``output`` names."""
+    return Path(output).expanduser().resolve()
 
 
 def fingerprint(value: Any) -> str:
@@ -138,7 +149,8 @@ def fingerprint(value: Any) -> str:
 
 
 def load_study(path: Path | str, overrides: list[str] | None = None, check: bool = False) -> Study:
-    """The study in the YAML file at ``path`` (or the name of one under ``configs/studies/``).
+    """The study in the YAML file at ``path``, or the name of one: under ``configs/studies/``, or
+    that was run before (in the ``output`` of the overrides, if they give one).
 
     ``check`` also looks at what the study names: that the corpus and the tokenizer are there, and
     that every recipe makes models (of the sizes wanted: that last check alone needs torch).
@@ -146,7 +158,9 @@ def load_study(path: Path | str, overrides: list[str] | None = None, check: bool
     Raises:
         ConfigError: every fault found, each with its place, what was given and what is allowed.
     """
-    file = read_yaml(find(str(path), "studies", Path.cwd(), "study"), overrides)
+    given = [text.partition("=")[2] for text in overrides or [] if text.startswith("output=")]
+    outputs = [*given[-1:], Study.model_fields["output"].default]
+    file = read_yaml(find_study(str(path), outputs), overrides)
     resolver = _Resolver(file)
     values = resolver.resolve()
     faults = list(resolver.broken.values())
@@ -239,7 +253,7 @@ class _Resolver:
         if isinstance(given := values.get("architectures"), dict):
             resolved = {name: self._architecture(name, one) for name, one in given.items()}
             values["architectures"] = resolved
-        self._measured_rule(values)
+        self._measured_rules(values)
         return values
 
     def where(self, key: Key) -> str:
@@ -271,23 +285,49 @@ class _Resolver:
         self._include(given, "corpus", "corpora", ("corpus", "parts", number))
         return given
 
-    def _measured_rule(self, values: dict[str, Any]) -> None:
-        """``rule: {name: measured, study: probes}`` with the laws that those probes gave."""
-        rule, output = values.get("rule"), values.get("output", "studies")
-        if not isinstance(rule, dict) or rule.get("name") != "measured" or "learning_rate" in rule:
-            return
-        path = Path(str(output)).resolve() / str(rule.get("study")) / "rule.json"
-        laws: dict[str, Any] = {"learning_rate": {"k": 1.0}, "batch_tokens": {"k": 1.0}}
+    def _measured_rules(self, values: dict[str, Any]) -> None:
+        """``rule: {name: measured, study: probes}`` with the laws that those probes gave: of the
+        study, and of each architecture with probes of its own."""
+        output = root(str(values.get("output", "studies")))
+        shared, architectures = values.get("rule"), values.get("architectures")
+        if _is_to_read(shared):
+            values["rule"] = self._measured(shared, ("rule",), output)
+        for name, one in architectures.items() if isinstance(architectures, dict) else ():
+            if not isinstance(one, dict):
+                continue
+            if _is_to_read(own := one.get("rule")):
+                one["rule"] = self._measured(own, ("architectures", name, "rule"), output, name)
+            elif own is None and _is_to_read(shared):
+                found = self._measured(shared, ("rule",), output, name)
+                if found.get("architecture") == name:
+                    one["rule"] = found
+
+    def _measured(
+        self, rule: dict[str, Any], key: Key, output: Path, name: str | None = None
+    ) -> dict[str, Any]:
+        """The rule with the laws of the architecture that it names, or of ``name``, or of all."""
+        path = output / str(rule.get("study")) / "rule.json"
         try:
-            found = json.loads(path.read_text())
-            laws = {name: found[name] for name in laws}
-        except (OSError, ValueError, KeyError):
-            key: Key = ("rule", "study")
+            laws = json.loads(path.read_text())
+            each = {one["architecture"]: one for one in laws.get("by_architecture", [])}
+            named = rule.get("architecture")
+            whose = named if named is not None else name
+            chosen = each.get(whose, laws)
+            found = {law: chosen[law] for law in ("learning_rate", "batch_tokens")}
+        except (OSError, ValueError, KeyError, TypeError):
+            key = (*key, "study")
             self.broken[key] = (
-                f"{self.file.where(key)}: rule.study: given {rule.get('study')!r}; {path} is not "
-                "there, which `isoflop run` of a study with grid.type probe writes"
+                f"{self.file.where(key)}: {dotted(key)}: given {rule.get('study')!r}; {path} is "
+                "not there, which `isoflop run` of a study with grid.type probe writes"
             )
-        values["rule"] = rule | laws
+            return rule | {"learning_rate": {"k": 1.0}, "batch_tokens": {"k": 1.0}}
+        if named is not None and named not in each:
+            key = (*key, "architecture")
+            self.broken[key] = (
+                f"{self.file.where(key)}: {dotted(key)}: given {named!r}, allowed: those probed by "
+                f"{rule['study']}: {', '.join(each)}{nearest(str(named), each)}"
+            )
+        return rule | found | ({"architecture": whose} if whose in each else {})
 
     def _include(self, values: dict[str, Any], field: str, kind: str, prefix: Key) -> None:
         if not isinstance(name := values.get(field), str):
@@ -300,6 +340,10 @@ class _Resolver:
         else:
             self.sources[key] = included
             values[field] = included.values
+
+
+def _is_to_read(rule: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(rule, dict) and rule.get("name") == "measured" and "learning_rate" not in rule
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

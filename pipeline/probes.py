@@ -21,20 +21,29 @@ PLACE = ["architecture", "params", "tokens_asked"]
 def measured_rule(runs: pd.DataFrame) -> dict[str, Any] | None:
     """Both best settings as k · params^p · tokens^q; None without a finished probe.
 
-    With fewer than four sizes and durations, or such as do not tell sizes from durations, the
-    exponents are zero and k the geometric mean. ``edges`` names the places where the best learning
-    rate is at an end of those probed: the true one may lie beyond.
+    Those of all architectures together, and of each under ``by_architecture``. With fewer than four
+    sizes and durations, or such as do not tell sizes from durations, the exponents are zero and k
+    the geometric mean. ``edges`` names the places where the best learning rate is at an end of
+    those probed: the true one may lie beyond.
     """
     best = _best(_finished(runs))
     if best.empty:
         return None
-    return {
-        "learning_rate": _power_law(best, "learning_rate", "learning-rate"),
-        "batch_tokens": _power_law(best, "batch_tokens", "batch"),
+    return _laws(best) | {
+        "by_architecture": [
+            {"architecture": str(name)} | _laws(own) for name, own in best.groupby("architecture")
+        ],
         "probes": best[
             ["architecture", "params", "tokens", "learning_rate", "batch_tokens"]
         ].to_dict("records"),
         "edges": int(best["is_edge"].sum()),
+    }
+
+
+def _laws(best: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "learning_rate": _power_law(best, "learning_rate", "learning-rate"),
+        "batch_tokens": _power_law(best, "batch_tokens", "batch"),
     }
 
 

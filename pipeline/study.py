@@ -33,7 +33,7 @@ from pipeline.proposals import read_proposals, write_proposals
 from pipeline.publish import publish, send
 from pipeline.records import table, write_table
 from pipeline.requirements import check_disk, check_memory, checkpoint_bytes, exposures
-from pipeline.rules import source
+from pipeline.rules import told
 from pipeline.summary import summary
 from pipeline.tables import short
 from pipeline.training import Trained, jobs, tracker, train
@@ -178,7 +178,7 @@ def _preflight(
     wall = makespan(pending, devices) + (START_SECONDS if pending else 0.0)
     sources = exposures(plan)
     ready = Ready(plan, devices, seconds, pending, wall, memory, disk, sources, price, basis)
-    console.print(show.preflight(ready, source(study.rule)))
+    console.print(show.preflight(ready, told(study.rules)))
     for line in show.skipped(plan):
         console.print(line, markup=False)
     return ready

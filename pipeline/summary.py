@@ -93,15 +93,27 @@ def _rule(rule: dict[str, Any]) -> Group:
         cells = [quantity(probe[key]) for key in ("params", "tokens")]
         best = [f"{probe['learning_rate']:.3g}", quantity(probe["batch_tokens"])]
         table.add_row(probe["architecture"], *cells, *best)
-    laws = (
-        f"{name.replace('_', ' ')} = {law['k']:.3g} N^{law['p']:.3g} D^{law['q']:.3g}"
-        for name, law in rule.items()
-        if isinstance(law, dict)
-    )
+    apart = rule.get("by_architecture", [])
+    each = [_power_laws(one["architecture"], one) for one in apart] if len(apart) > 1 else []
     edge = (
         f"{rule['edges']} of the best rates are at an end of those probed" if rule["edges"] else ""
     )
-    return titled("The best settings of the probes", table, "; ".join(laws), *filter(None, [edge]))
+    return titled(
+        "The best settings of the probes",
+        table,
+        _power_laws("", rule),
+        *each,
+        *filter(None, [edge]),
+    )
+
+
+def _power_laws(whose: str, rule: dict[str, Any]) -> str:
+    laws = {name: rule[name] for name in ("learning_rate", "batch_tokens")}
+    told = (
+        f"{name.replace('_', ' ')} = {law['k']:.3g} N^{law['p']:.3g} D^{law['q']:.3g}"
+        for name, law in laws.items()
+    )
+    return f"{whose}: " * bool(whose) + "; ".join(told)
 
 
 def _parameter(fit: dict[str, Any] | None, name: str) -> str:

@@ -55,6 +55,21 @@ def test_the_file_is_a_study_of_the_run_that_the_law_recommends(study):
     assert child.cache == study.cache
 
 
+def test_it_is_trained_as_its_architecture_is(study):
+    values = study.model_dump(mode="json")
+    own = {"train": {"optimizer": "muon"}, "rule": {"name": "step_law"}}
+    values["architectures"]["dense"] |= own
+    [found] = allocate_study(Study.model_validate(values), FLOPS, "dense")
+    child = load_study(found["study"])
+    assert (
+        child.model_dump(mode="json")["architectures"]["dense"].items()
+        >= {"train": own["train"]}.items()
+    )
+    [run] = make_plan(child, TOKENS).runs
+    assert run.train.optimizer.name == "muon"
+    assert run.train.optimizer.learning_rate != 0.01
+
+
 def test_its_forecast_is_frozen_once_and_scored_by_its_run(study):
     [first], [again] = (allocate_study(study, FLOPS, None) for _ in range(2))
     assert first["forecast"] == again["forecast"]

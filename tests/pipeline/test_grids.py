@@ -17,6 +17,7 @@ from pipeline.planner import make_plan
 from pipeline.probes import measured_rule, write_rule
 from pipeline.proposals import read_proposals, write_proposals
 from pipeline.rounds import propose
+from pipeline.rules import told
 from pipeline.runs import own_flops, row, run_flops, run_folder
 from pipeline.yaml_file import CONFIGS
 
@@ -183,6 +184,48 @@ def test_probes_find_the_planted_optimum_and_feed_another_studys_rule(tmp_path):
         asked = other.rule(params=params, tokens=20 * params, flops=0)
         assert asked.learning_rate == pytest.approx(0.5 * params**-0.3, rel=0.05)
     assert make_plan(other, TOKENS).runs
+
+
+def test_each_architecture_follows_its_own_probes(tmp_path):
+    own = (
+        "architectures={adamw: {recipe: llama}, muon: {recipe: llama, train: {optimizer: muon}}}",
+    )
+    study, plan = planned("probe", f"output={tmp_path}", *own)
+    frame = table(plan)
+    best = frame["architecture"].map({"adamw": 0.01, "muon": 0.02})
+    frame["loss"] += 0.05 * np.log(frame["learning_rate"] / best) ** 2
+    write_rule(study.folder, measured_rule(frame))
+    asked = "rule={name: measured, study: probe}"
+    other = example("optimizers", f"output={tmp_path}", asked, "architectures.third={recipe: gpt2}")
+
+    def rates(study: Study) -> list[float]:
+        rules = study.rules.values()
+        return [rule(params=1e5, tokens=2e6, flops=0).learning_rate for rule in rules]
+
+    assert rates(other)[:2] == pytest.approx([0.01, 0.02])
+    assert 0.01 < rates(other)[2] < 0.02
+    runs = make_plan(other, TOKENS).runs
+    found = {run.labels["architecture"]: run.train.optimizer.learning_rate for run in runs}
+    assert [found["adamw"], found["muon"]] == pytest.approx(rates(other)[:2])
+    assert Study.model_validate(other.model_dump(mode="json")) == other
+    assert [rule.architecture for rule in other.rules.values()] == ["adamw", "muon", None]
+    assert "measured by the probes of muon in probe" in told(other.rules)
+    third = "architectures.third.rule={name: measured, study: probe, architecture: %s}"
+    named = example(
+        "optimizers", f"output={tmp_path}", asked, "architectures.third.recipe=gpt2", third % "muon"
+    )
+    assert rates(named)[2] == rates(named)[1]
+    with pytest.raises(
+        ConfigError,
+        match=r"third\.rule\.architecture: given 'moon', allowed: .*adamw, muon; did you mean 'muon'",
+    ):
+        example(
+            "optimizers",
+            f"output={tmp_path}",
+            asked,
+            "architectures.third.recipe=gpt2",
+            third % "moon",
+        )
 
 
 def test_a_rule_without_its_probes_says_what_to_run(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.rules import ConstantRule, DeepSeekRule, ProbeRule, StepLawRule, source
+from pipeline.rules import ConstantRule, DeepSeekRule, ProbeRule, StepLawRule, told
 
 RULES = [
     ProbeRule(name="probe", learning_rate=0.02, batch_tokens=1024),
@@ -42,6 +42,10 @@ def test_every_rule_stays_in_its_bounds(params, tokens):
         assert 0 <= decided.warmup_fraction < 1
 
 
-def test_every_rule_names_its_source():
-    assert all(source(rule) for rule in RULES)
-    assert "2503.04715" in source(RULES[1])
+def test_every_rule_names_its_source_and_the_architectures_that_follow_it():
+    assert all(rule.told for rule in RULES)
+    assert "2503.04715" in RULES[1].told
+    assert told({"dense": RULES[1], "moe": RULES[1]}) == RULES[1].told
+    assert told({"a": RULES[1], "b": RULES[2], "c": RULES[1]}) == (
+        f"a, c: {RULES[1].told}; b: {RULES[2].told}"
+    )
