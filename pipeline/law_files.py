@@ -13,7 +13,7 @@ from typing import Any
 from analysis.notices import AnalysisError
 from analysis.result import Fit
 from pipeline.atomic import write_text
-from pipeline.config import Study, load_study
+from pipeline.config import Study
 from pipeline.errors import StudyError, nearest
 from pipeline.fit_record import law_path
 
@@ -59,16 +59,6 @@ class Laws:
                 f"{nearest(architecture, self.fits)}"
             )
         return {architecture: self.fits[architecture]}
-
-
-def laws_of(given: str) -> Laws:
-    """Those of a law's file, of a folder of them, or of a study.
-
-    Raises:
-        ConfigError: it is none of these.
-        StudyError: there is no law yet, or the file is none.
-    """
-    return laws_at(given) or study_laws(load_study(given))
 
 
 def laws_at(given: str) -> Laws | None:

@@ -34,8 +34,7 @@ class Package:
     @classmethod
     def of(cls, study: Study, cluster: Cluster) -> Package:
         """``study`` with its folder in the shared one; files that it names here, by full path."""
-        moved = {"output": cluster.shared, "mlflow": study.mlflow or cluster.mlflow}
-        study = study.model_copy(update=moved)
+        study = moved(study, cluster)
         return cls(study, cluster, _code() | _settings(study, cluster))
 
     @cached_property
@@ -67,6 +66,12 @@ class Package:
             for name, content in sorted(self.files.items()):
                 archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 9)
         return buffer.getvalue()
+
+
+def moved(study: Study, cluster: Cluster) -> Study:
+    """``study`` with its folder in the one that the cluster's nodes share."""
+    where = {"output": cluster.shared, "mlflow": study.mlflow or cluster.mlflow}
+    return study.model_copy(update=where)
 
 
 def keep(study: Study) -> None:

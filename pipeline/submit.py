@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,14 +71,30 @@ class There:
     @property
     def folder(self) -> Path:
         """The study's folder, as every node calls it."""
-        folder = Path(self.shared) / self.study
-        if not folder.is_dir():
-            known = sorted(path.parent.name for path in Path(self.shared).glob("*/plan.json"))
+        self.check()
+        return Path(self.shared) / self.study
+
+    def check(self) -> None:
+        """Raise `StudyError` if nothing of the study is to be seen from here."""
+        check_seen(self.shared)
+        shared = Path(self.shared)
+        if not (shared / self.study).is_dir():
+            known = sorted(path.parent.name for path in shared.glob("*/plan.json"))
             raise StudyError(
-                f"study '{self.study}': {folder} is not there, or its job has not begun; studies "
-                f"seen there from here: {', '.join(known) or 'none'}{nearest(self.study, known)}"
+                f"study '{self.study}': {shared / self.study} is not there, or its job has not "
+                f"begun; studies seen there from here: {', '.join(known) or 'none'}"
+                f"{nearest(self.study, known)}"
             )
-        return folder
+
+
+def check_seen(shared: str) -> None:
+    """Raise `StudyError` if a cluster's shared folder is not seen from here."""
+    if not Path(shared).is_dir():
+        raise StudyError(
+            f"--cluster: its shared folder {shared} is not seen from {socket.gethostname()}; "
+            "allowed: this command where it is, as on the head or a login node; from here "
+            "`isoflop jobs`, `logs`, `cancel` and `resume` ask the cluster itself"
+        )
 
 
 class Scheduler(Protocol):

@@ -14,9 +14,11 @@ from pipeline.commands.options import (
     JsonOption,
     Overrides,
     StudyArgument,
+    ThereOption,
     app,
     console,
     print_json,
+    study_at,
 )
 
 LawsArgument = Annotated[
@@ -52,6 +54,7 @@ def fit(
             "and `compare`.",
         ),
     ] = None,
+    cluster: ThereOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -61,10 +64,9 @@ def fit(
         return
     if save:
         raise ValueError("--save: given for a study, allowed: for a CSV; a study keeps its laws")
-    from pipeline.config import load_study
     from pipeline.study import fit_study
 
-    document = fit_study(load_study(study, overrides), console(as_json))
+    document = fit_study(study_at(study, overrides, cluster), console(as_json))
     if as_json:
         print_json(document["analysis"])
 
@@ -107,19 +109,19 @@ def predict(
     flops: BudgetOption,
     overrides: Overrides = None,
     architecture: ArchitectureOption = None,
+    cluster: ThereOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """The compute-optimal model of each architecture at a budget: N*, D*, loss, intervals."""
     from pipeline.allocate import predict_laws, predict_study, prediction_table
-    from pipeline.config import load_study
     from pipeline.law_files import laws_at
 
     if laws := laws_at(study):
         _refuse_overrides(study, overrides)
         predictions = predict_laws(laws, flops, architecture)
     else:
-        predictions = predict_study(load_study(study, overrides), flops, architecture)
+        predictions = predict_study(study_at(study, overrides, cluster), flops, architecture)
     if as_json:
         print_json(predictions)
     else:
@@ -132,14 +134,14 @@ def allocate(
     flops: BudgetOption,
     overrides: Overrides = None,
     architecture: ArchitectureOption = None,
+    cluster: ThereOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Write the study of the compute-optimal run, its forecast frozen: `isoflop run` takes it."""
     from pipeline.allocate import allocate_study, allocation_table
-    from pipeline.config import load_study
 
-    found = allocate_study(load_study(study, overrides), flops, architecture)
+    found = allocate_study(study_at(study, overrides, cluster), flops, architecture)
     if as_json:
         print_json(found)
     else:
@@ -154,16 +156,16 @@ def forecast(
         float | None, typer.Option("--flops", help="Freeze a forecast for this budget.")
     ] = None,
     architecture: ArchitectureOption = None,
+    cluster: ThereOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """The register of forecasts: freeze one before its run exists; those with a run are scored."""
-    from pipeline.config import load_study
     from pipeline.forecasts import forecast_records, forecast_study, forecast_table
     from pipeline.publish import send
     from pipeline.training import tracker
 
-    chosen = load_study(study, overrides)
+    chosen = study_at(study, overrides, cluster)
     register = forecast_study(chosen, flops, architecture)
     if as_json:
         print_json(register)
@@ -176,18 +178,21 @@ def forecast(
 def compare(
     first: LawsArgument,
     second: LawsArgument,
+    cluster: ThereOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Two studies' laws side by side, and the gain in compute of the first over the second."""
     from pipeline.compare import compare as compare_laws
     from pipeline.compare import comparison_page, comparison_record
-    from pipeline.law_files import laws_of
+    from pipeline.law_files import laws_at, study_laws
     from pipeline.publish import send
     from pipeline.training import tracker
 
-    ours = laws_of(first)
-    found = compare_laws(ours, laws_of(second))
+    ours, theirs = (
+        laws_at(given) or study_laws(study_at(given, None, cluster)) for given in (first, second)
+    )
+    found = compare_laws(ours, theirs)
     if as_json:
         print_json(found.to_dict())
     else:

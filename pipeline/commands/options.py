@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from pipeline.config import Study
 
 LOG_WIDTH = 132
 
@@ -25,7 +28,10 @@ app = typer.Typer(
 
 StudyArgument = Annotated[
     str,
-    typer.Argument(metavar="STUDY", help="A study's YAML file, or a name under configs/studies."),
+    typer.Argument(
+        metavar="STUDY",
+        help="A study's YAML file, a name under configs/studies, or the name of one that was run.",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -45,6 +51,15 @@ ClusterOption = Annotated[
         "-c",
         envvar="ISOFLOP_CLUSTER",
         help="A cluster's YAML file, or a name under configs/clusters.",
+    ),
+]
+ThereOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        "-c",
+        help="Where it runs: a cluster's file, or its name. Its shared folder must be seen from "
+        "here: on a laptop that does not, `logs` tells what the job prints.",
     ),
 ]
 ArchitectureOption = Annotated[
@@ -71,6 +86,29 @@ DebugOption = Annotated[
         expose_value=True,
     ),
 ]
+
+
+def study_at(study: str, overrides: list[str] | None, cluster: str | None) -> Study:
+    """The study of a file or name; with ``cluster`` as that keeps it, in its shared folder.
+
+    Raises:
+        ConfigError: there is no such study, or it is wrong.
+        StudyError: that folder is not seen from here, or has no such study.
+    """
+    from pipeline.config import load_study
+
+    if cluster is None:
+        return load_study(study, overrides)
+    from pipeline.kept import find_study
+    from pipeline.package import moved
+    from pipeline.ray_jobs import cluster_at
+    from pipeline.submit import There, check_seen
+
+    described = cluster_at(cluster)
+    check_seen(described.shared)
+    found = moved(load_study(find_study(study, [described.shared]), overrides), described)
+    There(found.name, described.shared).check()
+    return found
 
 
 def study_name(study: str, overrides: list[str] | None) -> str:

@@ -15,9 +15,11 @@ from pipeline.commands.options import (
     Overrides,
     SlotsOption,
     StudyArgument,
+    ThereOption,
     app,
     console,
     print_json,
+    study_at,
     study_name,
 )
 from pipeline.errors import BusyError
@@ -113,10 +115,7 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Refresh for as long as somebody runs it.")
     ] = False,
-    cluster: Annotated[
-        str | None,
-        typer.Option("--cluster", "-c", help="Where it runs: a cluster's file, or its name."),
-    ] = None,
+    cluster: ThereOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -142,22 +141,26 @@ def pause(
     study: StudyArgument,
     overrides: Overrides = None,
     off: Annotated[bool, typer.Option("--off", help="Go on.")] = False,
+    cluster: ThereOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Hold a running study: its runs save their state and free their slots, until --off."""
-    from pipeline.config import load_study
     from pipeline.status import pause as hold
 
-    console().print(hold(load_study(study, overrides), off), markup=False)
+    console().print(hold(study_at(study, overrides, cluster), off), markup=False)
 
 
 @app.command(epilog="Example: isoflop watch quickstart")
-def watch(study: StudyArgument, overrides: Overrides = None, debug: DebugOption = False) -> None:
+def watch(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    cluster: ThereOption = None,
+    debug: DebugOption = False,
+) -> None:
     """A live page while it is being run: slots, rates, time left, curves, the law so far."""
-    from pipeline.config import load_study
     from pipeline.watch import watch as follow
 
-    follow(load_study(study, overrides), console())
+    follow(study_at(study, overrides, cluster), console())
 
 
 @app.command(epilog="Example: isoflop ui quickstart --port 5001")
@@ -165,11 +168,11 @@ def ui(
     study: StudyArgument,
     overrides: Overrides = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on loopback.")] = 5000,
+    cluster: ThereOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Open MLflow over a study's store, on loopback only."""
-    from pipeline.config import load_study
     from pipeline.mlflow_ui import serve_ui
 
-    say, loaded = partial(console().print, markup=False), load_study(study, overrides)
+    say, loaded = partial(console().print, markup=False), study_at(study, overrides, cluster)
     sys.exit(serve_ui(loaded.folder, port, loaded.mlflow, say))
