@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from data.files import sha256
-from pipeline.atomic import write_text
 from pipeline.cluster_file import Cluster
 from pipeline.config import Study
-from pipeline.errors import ConfigError
-from pipeline.yaml_file import dump_yaml, find
+from pipeline.kept import STUDY
+from pipeline.yaml_file import dump_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("analysis", "configs", "data", "launch", "models", "pipeline")
-STUDY, CLUSTER = "study.yaml", "cluster.yaml"
+CLUSTER = "cluster.yaml"
 PATHS = ("path", "root")
 
 
@@ -74,23 +73,6 @@ def moved(study: Study, cluster: Cluster) -> Study:
     return study.model_copy(update=where)
 
 
-def keep(study: Study) -> None:
-    """Write a study that arrived in a package into its folder, where its name leads to it."""
-    resolved = study.model_dump(mode="json", exclude_none=True)
-    write_text(study.folder / STUDY, dump_yaml(resolved))
-
-
-def kept(name: str, cluster: Cluster) -> str:
-    """What stands for a study: ``name`` itself where it is a file or an example, otherwise the file
-    that the cluster keeps of a study of that name, if it is seen from here."""
-    try:
-        find(name, "studies", Path.cwd(), "study")
-    except ConfigError:
-        path = Path(cluster.shared) / name / STUDY
-        return str(path) if Path(name).name == name and path.is_file() else name
-    return name
-
-
 def _code() -> dict[str, bytes]:
     found = (path for part in PARTS for path in (ROOT / part).rglob("*") if path.is_file())
     return {
@@ -101,7 +83,7 @@ def _code() -> dict[str, bytes]:
 
 
 def _settings(study: Study, cluster: Cluster) -> dict[str, bytes]:
-    resolved = _full_paths(study.model_dump(mode="json", exclude_none=True))
+    resolved = _full_paths(study.model_dump(mode="json"))
     described = cluster.model_dump(mode="json", exclude_none=True)
     return {STUDY: dump_yaml(resolved).encode(), CLUSTER: dump_yaml(described).encode()}
 

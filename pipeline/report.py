@@ -19,9 +19,10 @@ from analysis.study import ArchitectureStudy, StudyAnalysis
 from pipeline import report_tables as tables
 from pipeline.atomic import write_text
 from pipeline.config import Study
+from pipeline.kept import STUDY
 from pipeline.plan import Plan
 from pipeline.report_by_type import sections as by_type
-from pipeline.run_facts import git_commit
+from pipeline.run_facts import git_commit, has_changes
 from pipeline.svg import draw, legend, themed
 from pipeline.tables import duration
 
@@ -263,9 +264,10 @@ def _warnings(analysis: StudyAnalysis) -> str:
 
 
 def _reproduce(study: Study) -> str:
-    commit = git_commit()
-    lines = [f"git checkout {commit}"] if commit else []
-    lines += ["make setup", f"isoflop run {study.name}    # goes on from whatever is there"]
+    commit, kept = git_commit(), Path(study.output) / study.name / STUDY
+    changed = "    # and changes that are in no commit" if has_changes() else ""
+    lines = [f"git checkout {commit}{changed}"] if commit else []
+    lines += ["make setup", f"isoflop run {kept}    # goes on from whatever is there"]
     prints = f"Study {study.fingerprint()[:12]}; the same fingerprint plans the same runs."
     return f"<pre>{escape(chr(10).join(lines))}</pre><p>{prints}</p>"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from launch.config import RunConfig
 from pipeline.outbox import Ended, Sample
+from pipeline.package import PARTS
 
 TAGGED = ("architecture", "budget", "seed")
 
@@ -72,7 +73,17 @@ def final_samples(config: RunConfig, ended: Ended) -> list[Sample]:
 @cache
 def git_commit() -> str | None:
     """The commit of the code that is running; None outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    return _git("rev-parse", "HEAD")
+
+
+@cache
+def has_changes() -> bool:
+    """Whether the code that is running is not quite that commit's."""
+    return bool(_git("status", "--porcelain", "--", *(f"../{part}" for part in PARTS)))
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

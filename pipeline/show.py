@@ -13,14 +13,13 @@ from rich.console import Group
 from pipeline.errors import StoppedError
 from pipeline.plan import Plan
 from pipeline.runs import row
-from pipeline.tables import duration, new_table, short, titled
+from pipeline.tables import duration, listed, new_table, short, titled
 
 if TYPE_CHECKING:
     from pipeline.job import Job
     from pipeline.study import Ready
 
 LISTED = 200
-NAMED = 6
 STATUS_STYLE = {
     "finished": "green",
     "running": "cyan",
@@ -170,12 +169,6 @@ def driven(name: str, sweep: Mapping[str, Any]) -> str:
         at = time.strftime("%H:%M", time.localtime(sweep["expected_end"]))
         parts.append(f"expected to end at {at}, in {duration(left)}")
     return ", ".join([*parts, f"{sweep['device_hours']:.3g} slot-hours used"])
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 def interval(estimate: Mapping[str, Any] | None) -> str:

@@ -21,11 +21,11 @@ from pipeline.errors import StudyError
 from pipeline.fits import fit_table, fits_of, fitted
 from pipeline.grids import AdaptiveGrid
 from pipeline.job import Job, unfinished
+from pipeline.kept import STUDY, is_kept, keep
 from pipeline.lease import leading
 from pipeline.machine import Machine
-from pipeline.package import keep
 from pipeline.packing import makespan
-from pipeline.plan import Plan, Tokens, as_dict
+from pipeline.plan import PLAN, Plan, Tokens, as_dict
 from pipeline.planner import make_plan
 from pipeline.preflight import START_SECONDS, expected_seconds
 from pipeline.progress import Task, task
@@ -35,7 +35,7 @@ from pipeline.records import table, write_table
 from pipeline.requirements import check_disk, check_memory, checkpoint_bytes, exposures
 from pipeline.rules import told
 from pipeline.summary import summary
-from pipeline.tables import short
+from pipeline.tables import listed, short
 from pipeline.training import Trained, jobs, tracker, train
 
 
@@ -101,8 +101,6 @@ def run_study(
         leading(study.folder, say=say) as lease,
         Machine(study, slots, cluster, say) as machine,
     ):
-        if cluster:
-            keep(study)
         device_seconds = math.inf if device_hours is None else 3600 * device_hours
         while True:
             ready = _preflight(study, console, machine)
@@ -116,7 +114,7 @@ def run_study(
                 for line in show.cut_short(trained.left):
                     say(line)
             if trained.failed:
-                names = show.listed([f"{job.run.name} ({job.folder})" for job in trained.failed])
+                names = listed([f"{job.run.name} ({job.folder})" for job in trained.failed])
                 raise StudyError(
                     f"study '{study.name}': the laws are without {len(trained.failed)} runs that "
                     f"failed for good, which the same command tries again: {names}"
@@ -134,10 +132,19 @@ def preflight(
 ) -> Ready:
     """Prepare the tokens, plan, measure and show; train nothing.
 
-    With ``cluster`` the plan is held against what its file says, and it is not joined.
+    With ``cluster`` the plan is held against what its file says, and it is not joined. The plan is
+    not written where runs of another study of this name are: they would be of no plan.
     """
     with leading(study.folder), Machine(study, slots, cluster, planned=True) as machine:
-        return _preflight(study, console, machine, price)
+        is_ours = not any(study.folder.glob("runs/*")) or is_kept(study)
+        ready = _preflight(study, console, machine, price, is_ours)
+    if not is_ours:
+        console.print(
+            f"not written: {study.folder} has runs of the study in {STUDY} there, another than "
+            f"this; `isoflop run` would go on with this one, and name=… keeps both",
+            markup=False,
+        )
+    return ready
 
 
 def fit_study(study: Study, console: Console) -> dict[str, Any]:
@@ -152,11 +159,15 @@ def fit_study(study: Study, console: Console) -> dict[str, Any]:
 
 def read_plan(study: Study) -> Plan:
     """The plan that ``isoflop run`` or ``isoflop plan`` wrote."""
-    return Plan.read(study.folder / "plan.json")
+    return Plan.read(study.folder / PLAN)
 
 
 def _preflight(
-    study: Study, console: Console, machine: Machine, price: float | None = None
+    study: Study,
+    console: Console,
+    machine: Machine,
+    price: float | None = None,
+    is_written: bool = True,
 ) -> Ready:
     prepared = _prepare(study, console, machine)
     if price is None and machine.cluster:
@@ -168,7 +179,9 @@ def _preflight(
         wanted = [job.run for job in pending]
         memory, disk = check_memory(wanted, machine.device_bytes), checkpoint_bytes(wanted)
         check_disk(study.folder, disk)
-        plan.write(study.folder / "plan.json")
+        if is_written:
+            plan.write(study.folder / PLAN)
+            keep(study)
         work.update(0.2, "measuring this machine")
         seconds, basis = expected_seconds(study, plan, machine.slots, machine.gpu)
         work.update(1, f"{len(plan.runs)} runs, {plan.flops:.3g} training FLOPs")

@@ -8,6 +8,8 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
+NAMED = 6
+
 
 def new_table(columns: Sequence[str], left: int = 1) -> Table:
     """A plain table; all but the first ``left`` columns hold numbers."""
@@ -39,6 +41,12 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def gibibytes(count: float) -> str:

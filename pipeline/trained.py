@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from data.tokenizer import END_OF_DOCUMENT
+from launch.config import RunConfig
 from pipeline.errors import StudyError, nearest
+from pipeline.plan import PLAN
 
 STUDIES = Path("studies")
 HIDDEN = re.compile("⟨([0-9]+)⟩")
@@ -42,12 +44,18 @@ def tokenizer_of(run: Path) -> Path:
     """The ``tokenizer.json`` that a run's tokens were made with, from the plan of its study.
 
     Raises:
-        StudyError: the run lies in no study.
+        StudyError: the run lies in no study, or in one that was planned over other tokens since.
     """
-    plan = run.resolve().parent.parent / "plan.json"
+    plan = run.resolve().parent.parent / PLAN
     if not plan.is_file():
-        raise StudyError(f"{run}: no plan.json two folders up, so its tokenizer is not known")
-    return Path(json.loads(plan.read_text())["tokens"]["tokenizer"])
+        raise StudyError(f"{run}: no {PLAN} two folders up, so its tokenizer is not known")
+    tokens = json.loads(plan.read_text())["tokens"]
+    if (own := RunConfig.read(run / "config.json").data.fingerprint) != tokens["fingerprint"]:
+        raise StudyError(
+            f"{run}: trained on the tokens {own[:8]}, and {plan} is of {tokens['fingerprint'][:8]}: "
+            "the study has another corpus or tokenizer now, and that of this run is not known"
+        )
+    return Path(tokens["tokenizer"])
 
 
 def export_hf(run: Path, target: Path) -> str:

@@ -222,11 +222,13 @@ def _package(
     """What the study names is looked at here if the cluster's shared folder is seen from here."""
     from pipeline.cluster_file import check_fit
     from pipeline.config import load_study
-    from pipeline.package import Package, kept
+    from pipeline.kept import find_study
+    from pipeline.package import Package
 
     described, jobs = _reach(cluster, only_to_print)
     is_here = Path(described.shared).is_dir()
-    loaded = load_study(kept(study, described), overrides, check=is_here)
+    file = find_study(study, [described.shared, "studies"])
+    loaded = load_study(file, overrides, check=is_here)
     check_fit(loaded, described)
     return Package.of(loaded, described), jobs
 

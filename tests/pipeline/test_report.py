@@ -15,6 +15,7 @@ import pytest
 from analysis.estimate import Estimate
 from analysis.forecast import freeze, score, write_register
 from analysis.study import StudyAnalysis, analyze
+from pipeline import report
 from pipeline.atomic import write_text
 from pipeline.config import Study, load_study
 from pipeline.plan import Plan, Skipped
@@ -188,6 +189,16 @@ def test_it_scores_the_forecasts(html: str) -> None:
     (told,) = re.findall(r"<h2>Forecasts</h2>(.*?)</section>", html)
     assert "-0.99%" in told
     assert "was altered after it was frozen" in told
+
+
+def test_it_says_how_to_reproduce_it(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "git_commit", lambda: "abc123")
+    monkeypatch.setattr(report, "has_changes", lambda: False)
+    clean = report._reproduce(study)
+    assert "git checkout abc123\n" in clean
+    assert f"isoflop run {study.folder / 'study.yaml'}" in clean
+    monkeypatch.setattr(report, "has_changes", lambda: True)
+    assert "git checkout abc123    # and changes that are in no commit" in report._reproduce(study)
 
 
 def test_text_is_escaped(html: str) -> None:

@@ -1,6 +1,7 @@
 """A study's driver, over simulated gangs: whatever becomes of runs, what has finished is fitted."""
 
 import io
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -14,12 +15,13 @@ from launch.journal import FILE, Journal
 from pipeline import study as driver
 from pipeline.atomic import write_text
 from pipeline.cli import app
-from pipeline.config import Study
-from pipeline.errors import StoppedError, StudyError
+from pipeline.config import Study, load_study
+from pipeline.errors import ConfigError, StoppedError, StudyError
 from pipeline.fits import fits_of
-from pipeline.plan import Plan, Tokens
+from pipeline.plan import PLAN, Plan, Tokens
 from pipeline.planner import make_plan
-from pipeline.study import run_study
+from pipeline.status import status_rows
+from pipeline.study import preflight, run_study
 from tests.pipeline.simulated import Gang, Outcome, simulate, small_study
 
 
@@ -69,6 +71,41 @@ def test_a_run_that_fails_for_good_withholds_nothing_but_itself(study, monkeypat
     assert (study.folder / "fits" / "dense.json").is_file()
     run(study)
     assert statuses(study) == {"finished": 15}
+
+
+def test_a_plan_of_another_study_does_not_make_runs_be_forgotten(study):
+    run(study)
+    written = (study.folder / PLAN).read_bytes()
+    other = study.model_copy(update={"grid": study.grid.model_copy(update={"sizes": 3})})
+    told = io.StringIO()
+    assert len(preflight(other, Console(file=told, width=1000), 1).plan.runs) < 15
+    assert "not written" in told.getvalue()
+    assert (study.folder / PLAN).read_bytes() == written
+    assert len(status_rows(study)) == 15
+
+    preflight(study, Console(file=told, width=1000), 1)
+    assert told.getvalue().count("not written") == 1
+    assert (study.folder / PLAN).read_bytes() == written
+
+
+def test_a_study_is_found_by_its_name_once_it_was_run(tmp_path, monkeypatch):
+    simulate(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    study = small_study(tmp_path, "name=longer", "output=studies", "train.checkpoint_steps=null")
+    run(study)
+
+    def ask(*command: str) -> object:
+        done = CliRunner().invoke(app, [*command, "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    assert {row["status"] for row in ask("status", "longer")} == {"finished"}
+    [found] = ask("predict", "longer", "--flops", "1e10")
+    assert found["run"]["train"]["checkpoint_every"] is None
+    assert set(ask("fit", "longer")["architectures"]) == {"dense"}
+    assert "isoflop run studies/longer/study.yaml" in (study.folder / "report.html").read_text()
+    with pytest.raises(ConfigError, match=r"in studies: longer; did you mean 'longer'"):
+        load_study("longr")
 
 
 def test_the_score_of_a_forecast_reaches_a_report_whose_laws_are_made_already(study):
