@@ -23,15 +23,20 @@ def naive(x_BTI: Tensor, kernel_IT: Tensor, segments_BT: Tensor | None = None) -
     return torch.stack(rows, 1)
 
 
-def conv(x_BTI: Tensor, kernel_IT: Tensor, segments_BT: Tensor | None = None) -> Tensor:
-    """`naive` by Fourier transforms, of each document by itself."""
-    if segments_BT is None:
+def documents(segments_BT: Tensor) -> list[list[int]]:
+    """How long those of each row are. The host waits for it: ask once for all layers."""
+    rows = segments_BT.cpu()
+    return [torch.unique_consecutive(row, return_counts=True)[1].tolist() for row in rows]
+
+
+def conv(x_BTI: Tensor, kernel_IT: Tensor, lengths: list[list[int]] | None = None) -> Tensor:
+    """`naive` by Fourier transforms, of each document by itself; `lengths` are the `documents`."""
+    if lengths is None:
         return _transformed(x_BTI, kernel_IT)
     rows = []
-    for x_TI, segments_T in zip(x_BTI, segments_BT, strict=True):
-        _, lengths = torch.unique_consecutive(segments_T, return_counts=True)
-        documents = torch.split(x_TI, lengths.tolist())
-        rows.append(torch.cat([_transformed(x[None], kernel_IT)[0] for x in documents]))
+    for x_TI, of_row in zip(x_BTI, lengths, strict=True):
+        parts = torch.split(x_TI, of_row)
+        rows.append(torch.cat([_transformed(x[None], kernel_IT)[0] for x in parts]))
     return torch.stack(rows)
 
 

@@ -198,10 +198,10 @@ def _flash(
     return y_NHV.view(*q_BTHK.shape[:-1], -1)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)
 def _ends(segments_BT: Tensor) -> Tensor:
     """Where the documents of all rows, one after the other, begin and end; found once for the
-    layers of a pass, since the host waits for it."""
+    layers of a pass, since the host waits for it. Some of them may see other pieces."""
     begins_BT = torch.ones_like(segments_BT, dtype=torch.bool)
     begins_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
     starts_N = begins_BT.flatten().nonzero()[:, 0]

@@ -42,8 +42,11 @@ class S4(Branch, name="s4"):
         T, wide = x_BTD.shape[1], torch.promote_types(x_BTD.dtype, torch.float32)
         x = x_BTD.to(wide)
         pole_DS, C_DS = self._system(wide)
-        y = long_conv.conv(x, _kernel(pole_DS, C_DS, T), context.segments_BT)
-        state = context.state
+        segments_BT, state = context.segments_BT, context.state
+        lengths = None
+        if segments_BT is not None:
+            lengths = context.once("documents", lambda: long_conv.documents(segments_BT))
+        y = long_conv.conv(x, _kernel(pole_DS, C_DS, T), lengths)
         if state is not None:
             power_DST = (pole_DS[..., None] * torch.arange(1, T + 1, device=x.device)).exp()
             first_BT1, last_BT1 = _ends(context, x)

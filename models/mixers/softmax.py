@@ -72,7 +72,11 @@ def _per_document(
 def _pieces(mask: Mask, context: Context) -> tuple[Mask, Tensor | None]:
     """The mask and the segments of whole rows: the chunks of a packed document start with it."""
     segments_BT, at_BT = context.whole("segments_BT"), context.whole("positions_BT")
-    if mask.chunk is None or segments_BT is None or at_BT is None:
+    chunk = mask.chunk
+    if chunk is None or segments_BT is None or at_BT is None:
         return mask, segments_BT
-    pieces_BT = segments_BT.long() * segments_BT.shape[1] + at_BT // mask.chunk
-    return replace(mask, chunk=None), pieces_BT
+
+    def made() -> Tensor:
+        return segments_BT.long() * segments_BT.shape[1] + at_BT // chunk
+
+    return replace(mask, chunk=None), context.once(("pieces", chunk), made)

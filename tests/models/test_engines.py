@@ -272,11 +272,13 @@ def test_conv(length: int, packed: bool) -> None:
 @pytest.mark.parametrize("length", [1, 3, 12])
 def test_long_conv(length: int, packed: bool) -> None:
     segments = documents(length) if packed else None
-
-    def run(form: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda x, kernel: form(x, kernel, segments)
-
-    assert_same(run(long_conv.conv), run(long_conv.naive), [randn(B, length, 5), randn(5, length)])
+    lengths = None if segments is None else long_conv.documents(segments)
+    inputs = [randn(B, length, 5), randn(5, length)]
+    assert_same(
+        lambda x, kernel: long_conv.conv(x, kernel, lengths),
+        lambda x, kernel: long_conv.naive(x, kernel, segments),
+        inputs,
+    )
 
 
 @pytest.mark.parametrize("counts", [[3, 0, 2], [0, 0, 5], [5, 0, 0]])

@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from models import Recipe, build
 from models.context import Context
-from models.engines import conv, selective_scan, softmax
+from models.engines import conv, long_conv, selective_scan, softmax
 from models.engines.softmax import Mask
+from models.mixers.softmax import _pieces
 from tests.models.test_engines import B, documents, randn
 
 
@@ -170,10 +172,23 @@ def test_a_state_that_is_handed_on_is_computed_where_it_has_a_gradient(monkeypat
 
 
 def test_documents_are_told_apart_once_for_all_layers() -> None:
+    """Of layers that see whole documents and of those that see chunks, in turn."""
     softmax._ends.cache_clear()
-    context = Context(segments_BT=documents(12))
+    context = Context(segments_BT=documents(12), positions_BT=torch.arange(12).expand(B, 12))
     for _ in range(3):
-        segments = context.whole("segments_BT")
-        assert segments is not None
-        assert softmax._ends(segments).tolist() == [0, 4, 6, 12, 23, 24]
-    assert softmax._ends.cache_info().misses == 1
+        whole, chunks = (_pieces(Mask(chunk=chunk), context)[1] for chunk in (None, 5))
+        assert whole is not None
+        assert chunks is not None
+        assert softmax._ends(whole).tolist() == [0, 4, 6, 12, 23, 24]
+        assert softmax._ends(chunks).tolist() == [0, 4, 5, 6, 10, 12, 17, 22, 23, 24]
+    assert softmax._ends.cache_info().misses == 2
+
+
+def test_a_long_convolution_waits_for_its_documents_once(monkeypatch: Patch) -> None:
+    calls, find = [], long_conv.documents
+    monkeypatch.setattr(long_conv, "documents", lambda given: calls.append(1) or find(given))
+    recipe = Recipe.from_dict({"pattern": "s4+mlp"})
+    model = build(recipe.at(width=8, n_layers=3, vocab_size=8))
+    model.init_weights(0)
+    model(torch.zeros(B, 12, dtype=torch.long), documents(12))
+    assert len(calls) == 1
