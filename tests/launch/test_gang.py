@@ -3,17 +3,23 @@
 import os
 import random
 import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from launch.config import RunConfig
 from launch.journal import FencedError, RunRecord, read_run
+from launch.ranks import Place
 from launch.tail import read_tail
-from launch.worker import rank_by_node
+from launch.worker import Worker, rank_by_node
 
 pytestmark = pytest.mark.cluster
 Make = Callable[..., RunConfig]
@@ -24,8 +30,6 @@ def curve(run: RunRecord) -> list[tuple[int, float]]:
 
 
 def pids(gang: Any) -> list[int]:
-    import ray
-
     return [ray.get(actor.__ray_call__.remote(lambda _: os.getpid())) for actor in gang._actors]
 
 
@@ -37,8 +41,6 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def test_a_local_cluster_is_on_loopback(ray_cluster: None):
-    import ray
-
     assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
 
 
@@ -96,17 +98,64 @@ def test_twenty_kills_leave_no_trace(run_config: Make, gangs: Any, tmp_path: Pat
     assert [(e.step, e.loss) for e in killed.evals] == [(e.step, e.loss) for e in whole.evals]
 
 
-def test_sigterm_saves_and_says_preempted(run_config: Make, gangs: Any, tmp_path: Path):
-    config = run_config(train__steps=400)
-    gang = gangs.of(config)
+def test_killed_in_the_middle_of_a_save_the_one_before_is_used(
+    run_config: Make, gangs: Any, tmp_path: Path
+):
+    config = run_config(train__steps=60, train__checkpoint_every=7, train__keep_checkpoints=2)
+    whole = gangs.run(config, tmp_path / "whole")
+    gang, folder = gangs.of(config), tmp_path / "killed"
     [pid] = pids(gang)
+    ray.get(gang._actors[0].__ray_call__.remote(write_half_of, 21))
+    gang.submit(config, folder)
+    wait_for(lambda: any(folder.glob("checkpoints/draft-21*/*.safetensors")))
+    os.kill(pid, signal.SIGKILL)
+    assert gangs.wait(gang).status == "failed"
+    [draft] = folder.glob("checkpoints/draft-*")
+    again = gangs.run(config, folder)
+    told = (folder / "rank-0.log").read_text()
+    assert f"removed the half-written checkpoint {draft}" in told
+    assert not any(folder.glob("checkpoints/draft-*"))
+    assert [attempt.resumed_from for attempt in again.attempts] == [None, 14]
+    assert curve(again) == curve(whole)
+
+
+def write_half_of(worker: Any, step: int) -> None:
+    """Have this rank stop in the midst of writing the checkpoint of that step."""
+    from launch import checkpoint
+
+    save = checkpoint.save_file
+
+    def save_half(tensors: Any, path: Path) -> None:
+        save(tensors, path)
+        if path.parent.name.split("-")[1] == str(step):
+            os.truncate(path, path.stat().st_size // 2)
+            time.sleep(3600)
+
+    checkpoint.save_file = save_half
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_sigterm_saves_and_says_preempted(run_config: Make, gangs: Any, tmp_path: Path, ranks: int):
+    """As a machine sends it to every process before it is taken away, half a minute later."""
+    config = run_config(train__steps=4000, parallel__ranks=ranks)
+    gang = gangs.of(config)
+    processes = pids(gang)
     gang.submit(config, tmp_path)
     wait_for(lambda: read_tail(tmp_path).step >= 5)
-    os.kill(pid, signal.SIGTERM)
+    start = time.monotonic()
+    for pid in processes:
+        os.kill(pid, signal.SIGTERM)
     outcome = gangs.wait(gang)
-    assert outcome.status == "preempted"
+    assert time.monotonic() - start < 30
+    run = read_run(tmp_path)
+    assert outcome.status == run.status == "preempted"
+    assert run.points[-1].step == outcome.step < 4000
     assert (tmp_path / "checkpoints" / f"step-{outcome.step}").is_dir()
-    assert gangs.run(config, tmp_path).attempts[-1].resumed_from == outcome.step
+    gang.submit(config, tmp_path)
+    wait_for(lambda: read_tail(tmp_path).step > outcome.step)
+    gang.stop()
+    gangs.wait(gang)
+    assert read_run(tmp_path).attempts[-1].resumed_from == outcome.step
 
 
 def test_a_stop_file_ends_every_rank_together(run_config: Make, gangs: Any, tmp_path: Path):
@@ -133,15 +182,56 @@ def test_a_frozen_rank_is_blamed_by_its_peer(run_config: Make, gangs: Any, tmp_p
     assert "rank 1" in outcome.reason
 
 
-def test_a_failed_start_is_told_from_a_failed_run(
-    run_config: Make, gangs: Any, tmp_path: Path, stores: Any
-):
+def test_a_failed_run_is_no_failed_start(run_config: Make, gangs: Any, tmp_path: Path):
     config = run_config(data__train=str(tmp_path / "nowhere"))
     outcome_run = gangs.run(config, tmp_path / "run")
     assert outcome_run.status == "failed"
     assert "nowhere" in outcome_run.end.reason
     assert "did not start" not in outcome_run.end.reason
     assert "Traceback" in (tmp_path / "run" / "rank-0.log").read_text()
+
+
+class Lost(Worker):
+    """Rank 0 dies with its store when it should join."""
+
+    def join(self, place: Place, meeting: tuple[str, int], *nodes: str) -> None:
+        if place.rank == 0:
+            os._exit(1)
+        super().join(place, meeting, *nodes)
+
+
+def elsewhere() -> str:
+    """An address that no machine has, and no two processes."""
+    return f"198.18.{os.getpid() // 256 % 256}.{os.getpid() % 256}"
+
+
+@pytest.mark.parametrize(
+    ("name", "broken", "told"),
+    [
+        ("get_node_ip_address", elsewhere, "Cannot assign requested address"),
+        ("RANK", ray.remote(Lost), "a rank's process died"),
+    ],
+)
+def test_a_failed_start_is_no_failed_run(
+    run_config: Make,
+    gangs: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    broken: Any,
+    told: str,
+):
+    from launch import gang
+
+    config = run_config(parallel__ranks=2)
+    gangs.close()
+    gangs.idle.clear()
+    monkeypatch.setattr(gang, name, broken)
+    run = gangs.run(config, tmp_path)
+    assert run.status == "failed"
+    assert run.end.reason.startswith("the gang did not start: ")
+    assert told in run.end.reason
+    assert not gangs.idle
 
 
 @pytest.mark.parametrize(
@@ -181,3 +271,37 @@ def test_a_run_that_a_later_driver_claims_is_left_alone(
     with pytest.raises(FencedError, match="epoch 2, not 1"):
         old.submit(config, tmp_path)
     new.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_eight_gangs_that_start_at_once_all_train(run_config: Make, tmp_path: Path):
+    """On a Ray with room for them, while others hold the ports that PyTorch is used to."""
+    run_config(parallel__ranks=2).write(tmp_path / "run.json")
+    code = f"from {__name__} import *; start_eight(Path({str(tmp_path)!r}))"
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=800)
+    runs = [read_run(tmp_path / str(number)) for number in range(8)]
+    assert [(run.status, run.attempts[-1].world) for run in runs] == [("finished", 2)] * 8
+    assert all(curve(run) == curve(runs[0]) for run in runs)
+
+
+def start_eight(folder: Path) -> None:
+    from launch import cluster
+    from launch.gang import Gang, wait_any
+
+    config = RunConfig.read(folder / "run.json")
+    held = [socket.create_server(("127.0.0.1", port)) for port in range(29500, 29510)]
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as temp:
+        cluster.local(cpus=16, temp_dir=Path(temp))
+        going = [Gang(config.parallel) for _ in range(8)]
+        for number, gang in enumerate(going):
+            gang.submit(config, folder / str(number))
+        while going:
+            for gang, _ in wait_any(going, 5):
+                gang.close()
+                going.remove(gang)
+        cluster.shutdown()
+    for server in held:
+        server.close()
+    os._exit(0)
