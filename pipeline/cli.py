@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline.commands import clusters, laws, machine, models, studies
+from pipeline.commands import clusters, housekeeping, laws, machine, models, studies
 from pipeline.commands.options import app
 
-__all__ = ["app", "clusters", "laws", "machine", "main", "models", "studies"]
+__all__ = ["app", "clusters", "housekeeping", "laws", "machine", "main", "models", "studies"]
 
 
 def main() -> None:
