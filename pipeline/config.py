@@ -24,7 +24,7 @@ from pipeline.kept import find_study
 from pipeline.rules import Rule
 from pipeline.settings import FitSettings, OwnTraining, ParallelSettings, TrainSettings
 from pipeline.store import Uri, scrubbed
-from pipeline.strict import Name, Strict
+from pipeline.strict import NAME_LENGTH, Name, Strict
 from pipeline.yaml_file import Key, YamlFile, find, read_yaml
 
 
@@ -96,6 +96,27 @@ class Study(Strict):
                 except ValueError as error:
                     key = str(error).partition(" ")[0].split(".")
                     raise KeyedError(f"architectures.{variant.family}: {error}", (*key,)) from None
+        return self
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Study:
+        """Runs are named after their architecture, `isoflop allocate`'s studies after both."""
+        names, most = self.grid.names, NAME_LENGTH
+        longest = max(names, key=len)
+        for variant in self.variants.values():
+            if (left := most - len(f"-{longest}")) < len(variant.name):
+                raise KeyedError(
+                    f"given a name of {len(variant.name)} characters ({variant.name}), allowed: at "
+                    f"most {left}, since a run such as NAME-{longest} may have {most} in all",
+                    ("architectures", variant.family),
+                )
+            if len(names) > 1 and (left := most - len(f"-{variant.name}-1.23e10")) < len(self.name):
+                raise KeyedError(
+                    f"given a name of {len(self.name)} characters, allowed: at most {left}, since "
+                    f"`isoflop allocate` makes studies such as NAME-{variant.name}-1.23e10, which "
+                    f"may have {most} in all",
+                    ("name",),
+                )
         return self
 
     def training(self, variant: Variant) -> TrainSettings:

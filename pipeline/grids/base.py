@@ -105,6 +105,15 @@ class Grid(Strict):
     def points(self, shapes: Sequence[Sized], proposals: Sequence[Proposal]) -> Iterator[Point]:
         """The runs of one variant, whose ``shapes`` ascend."""
 
+    @property
+    def names(self) -> list[str]:
+        """What points of any shapes would be called: as long as those of real shapes."""
+        low, high = self.reach
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        shapes = [_Any(12345 * 10.0 ** (n - 4)) for n in decades]
+        points = self.points(shapes, [Proposal("", low, 1.2345e10, 1)])
+        return [f"{point.name}-s{point.seed}".replace("+", "") for point in points]
+
     def linked(
         self, runs: Sequence[RunConfig], folder: Callable[[RunConfig], Path]
     ) -> list[RunConfig]:
@@ -133,6 +142,22 @@ class Grid(Strict):
                     f"{name}: given {values}, where one stands twice; each must differ"
                 )
         return self
+
+
+@dataclass(frozen=True)
+class _Any:
+    """A shape of which only the size matters."""
+
+    size: float
+
+    @property
+    def flops_per_token(self) -> float:
+        """By 6N."""
+        return 6 * self.size
+
+    def params(self, convention: str) -> int:
+        """The same under any convention."""
+        return round(self.size)
 
 
 def around(params: Sequence[float]) -> tuple[float, float]:

@@ -45,6 +45,11 @@ class LadderGrid(Grid):
             if self.trunk and self.control:
                 yield self._point(shape, ratios[len(ratios) // 2], self.seeds[0], "control")
 
+    @property
+    def names(self) -> list[str]:
+        """Those of trunks too."""
+        return [*super().names, *(f"12.3k-trunk-s{seed}" for seed in self.seeds if self.trunk)]
+
     def _point(
         self, shape: Sized, ratio: float, seed: int, role: Literal["run", "control"]
     ) -> Point:

@@ -7,6 +7,8 @@ import pytest
 
 from pipeline.config import load_study, merge
 from pipeline.errors import ConfigError
+from pipeline.planner import make_plan
+from tests.pipeline.test_grids import TOKENS
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """\
@@ -88,6 +90,44 @@ def test_a_fault_is_named_with_its_place(study, old, new, told):
 
     message = refusal(study(old, new))
     assert re.search(told, message), message
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "ladder", "probe", "repeats"])
+def test_names_of_runs_are_as_long_as_is_foreseen(kind):
+    loaded = load_study(kind)
+    runs = make_plan(loaded, TOKENS).runs
+    longest = max(len(run.name) - len(f"{run.labels['architecture']}-") for run in runs)
+    assert longest <= max(map(len, loaded.grid.names)) <= longest + 1  # a budget may be proposed
+
+
+def test_a_name_that_would_be_too_long_for_a_run_is_refused_where_it_stands(study):
+    fits = 64 - len("-1e10-12.3k-s0")
+    assert load_study(study("  dense:", f"  {'d' * fits}:"), ["fit.baseline=null", "name=a"])
+    message = refusal(study("  dense:", f"  {'d' * (fits + 1)}:"), "fit.baseline=null")
+    assert (
+        f"study.yaml:5:3: architectures.{'d' * (fits + 1)}: given a name of {fits + 1} char"
+        in message
+    )
+    assert f"allowed: at most {fits}, since a run such as NAME-" in message
+
+
+def test_so_is_one_of_a_study_that_is_too_long_to_allocate_from(study):
+    fits = 64 - len("-dense-1.23e10")
+    assert load_study(study("name: tiny", f"name: {'n' * fits}"))
+    message = refusal(study("name: tiny", f"name: {'n' * (fits + 1)}"))
+    assert (
+        f"study.yaml:1:1: name: given a name of {fits + 1} characters, allowed: at most {fits}"
+        in message
+    )
+    one = "grid={type: ladder, params: [1e5], tokens_per_parameter: [20], trunk: false}"
+    assert load_study(study("name: tiny", f"name: {'n' * 64}"), [one])
+
+
+def test_a_home_folder_is_found(study, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    loaded = load_study(study(), ["output=~/studies"])
+    assert loaded.folder == tmp_path / "studies" / "tiny"
+    assert loaded.cache == tmp_path / "studies" / "cache"
 
 
 def test_every_fault_is_reported_at_once(study):
