@@ -2,8 +2,9 @@
 
 Parameters are counted by group and the groups sum to the total. Matmul FLOPs walk every use of
 every projection (shared weights count once as parameters and at each use as FLOPs); mixing FLOPs
-are the engines' own lines, exact for the mask: a causal mask counts its T(T+1)/2 pairs. Norms,
-activations and other pointwise work are not counted. All FLOPs are forward, two per multiply-add.
+are the engines' own lines, exact for the mask: a causal mask counts its T(T+1)/2 pairs, also where
+a row holds separate documents, whose pairs are fewer. Norms, activations and other pointwise work
+are not counted. All FLOPs are forward, two per multiply-add.
 
 A token is a token of text. Where the objective makes another sequence of the text, or two as for
 an encoder-decoder, the FLOPs of those are divided by the tokens of text that they came from: FLOPs

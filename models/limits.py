@@ -101,6 +101,14 @@ def experts(n_experts: int, top_k: int, n_groups: int, top_groups: int) -> None:
         raise RecipeError(("top_k",), top_k, f"1 to the {most} experts in reach", "out of range")
 
 
+def features(feature: str, normalize: bool) -> None:
+    """RecipeError for random features without a normaliser: each query's are scaled by a factor of
+    its own, which the normaliser takes out again."""
+    if feature == "random" and not normalize:
+        allowed = "true with feature: random, or another feature"
+        raise RecipeError(("normalize",), normalize, allowed, "leaves each query at a scale apart")
+
+
 def positions(max_length: int, length: int) -> None:
     """RecipeError if a sequence is longer than a table of learned positions."""
     if length > max_length:
@@ -145,6 +153,11 @@ def _heads(width: int, options: Options) -> None:
         key_heads(n_heads, options["n_key_heads"])
 
 
+def _linear(width: int, options: Options) -> None:
+    _heads(width, options)
+    features(options["feature"], options["normalize"])
+
+
 LIMITS: dict[str, Callable[[int, Options], object]] = {
     "attention": _heads,
     "cross": _heads,
@@ -156,7 +169,7 @@ LIMITS: dict[str, Callable[[int, Options], object]] = {
         width,
         *(options[key] for key in ("n_heads", "head_width", "n_kv_heads", "queries_per_kv")),
     ),
-    "linear_attention": _heads,
+    "linear_attention": _linear,
     "gated_delta": _heads,
     "rwkv7": _heads,
     "mlstm": _heads,

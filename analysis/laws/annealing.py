@@ -23,7 +23,8 @@ def schedule_areas(learning_rates: Array, momentum: float = MOMENTUM) -> tuple[A
     """S₁ and S₂ after each step of a schedule (steps,), in units of the learning rate.
 
     S₁ = Σ η_i; S₂ = Σ_i Σ_{k≤i} (η_{k−1} − η_k)·λ^(i−k), the area by which the rate has fallen,
-    fading with `momentum` λ (arXiv 2408.11029, eq. 1). Start at the peak: warm-up is not annealing.
+    fading with `momentum` λ (arXiv 2408.11029, eq. 1). Rises count nothing here, where the paper
+    takes them off the area again. Start at the peak: warm-up is not annealing.
     """
     fall = np.maximum(-np.diff(learning_rates, prepend=learning_rates[0]), 0.0)
     faded = np.empty_like(learning_rates, dtype=np.float64)

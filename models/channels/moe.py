@@ -47,6 +47,8 @@ class Moe(Branch, name="moe"):
     step of the selection bias at each `rebalance`.
 
     Reports the raw losses `balance` and `router_z`, and `load`, the share of rows of each expert.
+    A model averages the losses over its layers, where Switch adds them up, and `balance` is of all
+    tokens of a micro-batch, where DeepSeek-V3's is of each sequence (2412.19437, equation 17).
     """
 
     derived = (

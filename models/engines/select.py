@@ -14,6 +14,11 @@ _KERNELS = {
     "selective_scan": "mamba_ssm.ops.selective_scan_interface",
     "conv": "causal_conv1d",
 }
+_FOR = {
+    "softmax": "half precision, causal, full or windowed",
+    "selective_scan": "rows of one document, from no state",
+    "conv": "2 to 4 taps, from no state",
+}
 _PYTORCH = {
     "softmax": "torch scaled_dot_product_attention, blockwise for short windows",
     "selective_scan": "torch, √T chunks side by side",
@@ -56,5 +61,6 @@ def available() -> dict[str, dict[str, str]]:
             found, why = None, "needs no kernel of its own"
         else:
             found, why = _find(package)
+            why += f", for {_FOR[engine]}; otherwise {fallback}" if found else ""
         report[engine] = {"chosen": fallback if found is None else str(package), "why": why}
     return report

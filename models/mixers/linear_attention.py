@@ -11,7 +11,7 @@ from torch import Tensor
 from models.branch import Branch, Frame
 from models.context import Context
 from models.engines import linear_recurrence
-from models.limits import split_heads
+from models.limits import features, split_heads
 from models.linear import Linear
 from models.positions import Rope, scheme, table_for, turn
 
@@ -22,7 +22,7 @@ class LinearAttention(Branch, name="linear_attention"):
     feature: φ, identity, elu+1 (2006.16236, equation 7), exp (softmax of each, 1812.01243) or
     random (Performer's FAVOR+, 2009.14794, equation 7): exp(ω_i·x - |x|²/2) of x/K^{1/4} for
     `n_features` fixed ω, in blocks of K orthogonal ones as long as Gaussian vectors, which estimate
-    exp(q·k/√K).
+    exp(q·k/√K); these need `normalize`.
     decay: none, or RetNet's γ_h = 1 - 2^{-5-h} (2307.08621, equation 8).
     gate: silu(W x) times the normalised heads (RetNet, equation 9).
     """
@@ -41,6 +41,7 @@ class LinearAttention(Branch, name="linear_attention"):
         chunk: int = 64,
     ) -> None:
         super().__init__()
+        features(feature, normalize)
         self.n_heads, self.head_width = split_heads(frame.width, n_heads, head_width)
         self.feature, self.decay, self.normalize, self.chunk = feature, decay, normalize, chunk
         self.eps = frame.norm_eps

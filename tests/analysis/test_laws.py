@@ -240,6 +240,7 @@ def test_areas_of_a_schedule() -> None:
     total, fallen = schedule_areas(rates, momentum=0.5)
     np.testing.assert_allclose(total, [1, 2, 2.5, 3])
     np.testing.assert_allclose(fallen, [0, 0, 0.5, 0.75])
+    np.testing.assert_allclose(schedule_areas(rates[::-1], momentum=0.5)[1], 0)
 
 
 def test_an_unknown_law_names_the_nearest() -> None:

@@ -18,6 +18,7 @@ from models.engines import (
     linear_recurrence,
     long_conv,
     rank_one,
+    select,
     selective_scan,
     softmax,
     wkv,
@@ -290,6 +291,16 @@ def test_grouped_matmul(counts: list[int]) -> None:
         lambda x, w: grouped_matmul.naive(x, w, counts_E),
         inputs,
     )
+
+
+def test_a_kernel_says_what_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "_find", lambda package: (object(), f"{package} is installed"))
+    report = available()
+    assert report["selective_scan"]["why"] == (
+        "mamba_ssm.ops.selective_scan_interface is installed, for rows of one document, from no "
+        "state; otherwise torch, √T chunks side by side"
+    )
+    assert report["wkv"]["chosen"] == "torch, one diagonal recurrence"
 
 
 def test_every_engine_says_what_runs_and_why() -> None:

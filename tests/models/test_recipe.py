@@ -206,3 +206,13 @@ def test_decoding_past_learned_positions() -> None:
         model.run(token, cache=cache)
     with pytest.raises(RecipeError, match="at least the sequence length 5"):
         model.run(token[:, :1], cache=cache)
+
+
+def test_random_features_need_their_normaliser() -> None:
+    options = {"feature": "random", "normalize": False}
+    recipe = Recipe.from_dict(
+        {"pattern": "linear_attention", "branches": {"linear_attention": options}}
+    )
+    with pytest.raises(RecipeError, match="leaves each query at a scale apart") as caught:
+        recipe.at(width=32, n_layers=1, vocab_size=8)
+    assert caught.value.key == ("branches", "linear_attention", "normalize")
