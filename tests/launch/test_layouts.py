@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from ruamel.yaml import YAML
 from torch import Tensor
 
 from launch.config import RunConfig
+from launch.engine import Engine
 from launch.journal import RunRecord, read_run
 from launch.ranks import Ranks
 from launch.train import train
@@ -232,3 +234,40 @@ def test_the_same_layout_goes_on_to_the_bit(
     run = gangs.run(config, tmp_path)
     assert run.attempts[-1].resumed_from == 6
     assert [point.loss for point in run.points] == whole
+
+
+class _Spoiled(torch.autograd.Function):
+    """Zero, whose gradient is not a number."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor) -> Tensor:
+        return torch.zeros_like(loss)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * math.nan
+
+
+def _spoil(worker: Any) -> None:
+    """The fourth backward pass of this process goes wrong, though its loss does not."""
+    healthy, passes = Engine.backward, iter(range(1, 100))
+
+    def backward(self: Engine, loss: Tensor) -> None:
+        healthy(self, loss + _Spoiled.apply(loss) if next(passes) == 4 else loss)
+
+    Engine.backward = backward  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("stage", [0, 1, pytest.param(2, marks=pytest.mark.slow), 3])
+def test_one_ranks_bad_gradient_ends_the_run_before_the_update(
+    run_config: Make, gangs: Any, tmp_path: Path, stage: int
+):
+    config = laid_out(run_config, "dense", (2, stage, 1))
+    gang = gangs.of(config)
+    ray.get(gang._actors[1].__ray_call__.remote(_spoil))
+    run = gangs.run(config, tmp_path)
+    gang.close()
+    gangs.idle.clear()
+    assert run.end
+    assert (run.end.status, run.end.step) == ("diverged", 3)
+    assert "gradient of step 4" in run.end.reason
