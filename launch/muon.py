@@ -18,6 +18,7 @@ class Muon(torch.optim.AdamW):
     The update is Nesterov momentum made orthogonal and scaled to the root mean square of AdamW's,
     0.2·√max(rows, columns), so that AdamW's learning rate and decay serve both ("Muon is Scalable
     for LLM Training", arXiv:2502.16982, section 2.2). It needs whole matrices: no ZeRO sharding.
+    What one matrix multiplication computes is one matrix here: queries, keys and values together.
     """
 
     def __init__(
@@ -57,12 +58,17 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest half-orthogonal matrix, roughly: singular values between 0.7 and 1.2."""
+    """The nearest half-orthogonal matrix, roughly: singular values between 0.7 and 1.2.
+
+    A GPU iterates in bf16, as Jordan does: each iteration corrects what the one before rounded.
+    """
     a, b, c = COEFFICIENTS
     tall = matrix.shape[-2] > matrix.shape[-1]
     x: Tensor = matrix.mT if tall else matrix
+    if matrix.is_cuda:
+        x = x.bfloat16()
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(ITERATIONS):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).to(matrix.dtype)
