@@ -7,6 +7,7 @@ variants of a family together (repeated data, experts), a rule (probes) and what
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,23 @@ def fit_table(study: Study, plan: Plan, frame: pd.DataFrame) -> dict[str, Any]:
     found = by_type(study, plan, frame)
     write(analysis, study.folder / "plots", points)
     write_report(study, plan, frame, judged, points, analysis, found)
-    for name, architecture in analysis.architectures.items():
-        if architecture.approach3 is not None:
-            write_text(law_path(name, study.folder), architecture.approach3.to_json())
+    laws = {name: part.approach3 for name, part in analysis.architectures.items()}
+    for name, law in laws.items():
+        if law is not None:
+            write_text(law_path(name, study.folder), law.to_json())
+    of_families = [f"{family}.{law}" for family, known in found["laws"].items() for law in known]
+    _forget(study, [*(name for name, law in laws.items() if law), *of_families])
     document = {"key": _key(study, frame), "analysis": analysis.to_dict(), **found}
     text = json.dumps(document, allow_nan=False, ensure_ascii=False)
     write_text(study.folder / "fits" / "study.json", text)
     return document
+
+
+def _forget(study: Study, laws: Sequence[str]) -> None:
+    """Remove earlier laws than these: nothing is predicted by what the runs no longer tell."""
+    for path in (study.folder / "fits").glob("*.json"):
+        if path.stem not in (*laws, "study"):
+            path.unlink()
 
 
 def by_type(study: Study, plan: Plan, frame: pd.DataFrame) -> dict[str, Any]:
@@ -75,14 +86,6 @@ def by_type(study: Study, plan: Plan, frame: pd.DataFrame) -> dict[str, Any]:
         "trunks": trunks(plan, frame) if isinstance(study.grid, LadderGrid) else None,
         "rule": _rule(study, runs) if isinstance(study.grid, ProbeGrid) else None,
     }
-
-
-def fits_of(study: Study) -> dict[str, Any]:
-    """The fitted surface law of every architecture that has one (``analysis.Fit``)."""
-    from analysis.result import Fit
-
-    paths = {name: law_path(name, study.folder) for name in study.variants}
-    return {n: Fit.from_json(path.read_text()) for n, path in paths.items() if path.exists()}
 
 
 def surface_runs(study: Study, frame: pd.DataFrame) -> pd.DataFrame:

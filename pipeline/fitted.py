@@ -6,6 +6,7 @@ from analysis.result import Fit
 from pipeline.config import Study
 from pipeline.errors import StudyError, nearest
 from pipeline.fit_record import law_path
+from pipeline.law_files import read_law
 
 
 def architectures_of(study: Study, architecture: str | None) -> list[str]:
@@ -32,4 +33,4 @@ def fit_of(study: Study, architecture: str) -> Fit:
     path = law_path(architecture, study.folder)
     if not path.is_file():
         raise StudyError(f"{path}: no fitted law; `isoflop fit {study.name}` fits what is finished")
-    return Fit.from_json(path.read_text())
+    return read_law(path)

@@ -81,13 +81,15 @@ def study_laws(study: Study) -> Laws:
     Raises:
         StudyError: none has.
     """
+    if found := fits_of(study):
+        return Laws(study.name, found, study)
+    raise StudyError(f"study '{study.name}': no law there; `isoflop run` or `isoflop fit` makes it")
+
+
+def fits_of(study: Study) -> dict[str, Fit]:
+    """The fitted surface law of every architecture of a study that has one."""
     paths = {name: law_path(name, study.folder) for name in study.variants}
-    found = {name: read_law(path) for name, path in paths.items() if path.exists()}
-    if not found:
-        raise StudyError(
-            f"study '{study.name}': no law there; `isoflop run` or `isoflop fit` makes it"
-        )
-    return Laws(study.name, found, study)
+    return {name: read_law(path) for name, path in paths.items() if path.exists()}
 
 
 def read_law(path: Path) -> Fit:

@@ -17,8 +17,8 @@ from data.prepare import Prepared, Progress, prepare
 from pipeline import show
 from pipeline.cluster_file import Cluster
 from pipeline.config import Study, fingerprint
-from pipeline.errors import StudyError
-from pipeline.fits import fit_table, fits_of, fitted
+from pipeline.errors import BusyError, StudyError
+from pipeline.fits import fit_table, fitted
 from pipeline.grids import AdaptiveGrid
 from pipeline.job import Job, unfinished
 from pipeline.kept import STUDY, is_kept, keep
@@ -148,13 +148,20 @@ def preflight(
 
 
 def fit_study(study: Study, console: Console) -> dict[str, Any]:
-    """Fit the laws to what is finished.
+    """Fit the laws to what is finished, also while the study is run: journals are read alone.
+
+    MLflow is then left to whoever runs it, since two that send it the same runs make them twice.
 
     Raises:
         StudyError: the study has no plan, or no finished run.
     """
-    with leading(study.folder):
-        return _fit(study, console, read_plan(study))
+    plan = read_plan(study)
+    try:
+        with leading(study.folder):
+            return _fit(study, console, plan)
+    except BusyError as busy:
+        console.print(f"{str(busy).partition(';')[0]}, who tells MLflow", markup=False)
+        return _fit(study, console, plan, is_sent=False)
 
 
 def read_plan(study: Study) -> Plan:
@@ -201,6 +208,7 @@ def _next_round(study: Study, console: Console, plan: Plan) -> bool:
     """Whether an adaptive study has proposed runs that can be planned."""
     if not isinstance(study.grid, AdaptiveGrid):
         return False
+    from pipeline.law_files import fits_of
     from pipeline.rounds import propose
 
     table = pd.read_csv(study.folder / "table.csv")
@@ -246,7 +254,7 @@ def _show_tokens(work: Task, progress: Progress) -> None:
     work.update(progress.done, f"{progress.stage}{rate}", total=progress.total)
 
 
-def _fit(study: Study, console: Console, plan: Plan) -> dict[str, Any]:
+def _fit(study: Study, console: Console, plan: Plan, is_sent: bool = True) -> dict[str, Any]:
     frame = table(study, plan)
     write_table(frame, study.folder / "table.csv")
     counts = frame["status"].value_counts()
@@ -263,13 +271,15 @@ def _fit(study: Study, console: Console, plan: Plan) -> dict[str, Any]:
             work.update(0, f"{study.fit.resamples} resamples")
             document = fit_table(study, plan, frame)
         work.update(1, f"laws of {', '.join(document['analysis']['architectures'])}")
-    publish(tracker(study), document["analysis"], say)
+    if is_sent:
+        publish(tracker(study), document["analysis"], say)
     console.print(summary(study, document))
     if register:
         from pipeline.forecasts import forecast_records, forecast_table
 
         console.print(forecast_table(register))
-        send(tracker(study), forecast_records(register), say)
+        if is_sent:
+            send(tracker(study), forecast_records(register), say)
     return document
 
 

@@ -50,10 +50,10 @@ def tokenizer_of(run: Path) -> Path:
     if not plan.is_file():
         raise StudyError(f"{run}: no {PLAN} two folders up, so its tokenizer is not known")
     tokens = json.loads(plan.read_text())["tokens"]
-    if (own := RunConfig.read(run / "config.json").data.fingerprint) != tokens["fingerprint"]:
+    if RunConfig.read(run / "config.json").data.fingerprint != tokens["fingerprint"]:
         raise StudyError(
-            f"{run}: trained on the tokens {own[:8]}, and {plan} is of {tokens['fingerprint'][:8]}: "
-            "the study has another corpus or tokenizer now, and that of this run is not known"
+            f"{run}: trained on other tokens than {plan} is of: the study has another corpus or "
+            "tokenizer now, and that of this run is not known"
         )
     return Path(tokens["tokenizer"])
 

@@ -13,15 +13,17 @@ from analysis.forecast import freeze, write_register
 from data.prepare import prepare
 from launch.journal import FILE, Journal
 from pipeline import study as driver
+from pipeline.allocate import predict_study
 from pipeline.atomic import write_text
 from pipeline.cli import app
 from pipeline.config import Study, load_study
 from pipeline.errors import ConfigError, StoppedError, StudyError
-from pipeline.fits import fits_of
+from pipeline.law_files import fits_of
+from pipeline.lease import leading
 from pipeline.plan import PLAN, Plan, Tokens
 from pipeline.planner import make_plan
 from pipeline.status import status_rows
-from pipeline.study import preflight, run_study
+from pipeline.study import fit_study, preflight, run_study
 from tests.pipeline.simulated import Gang, Outcome, simulate, small_study
 
 
@@ -86,6 +88,44 @@ def test_a_plan_of_another_study_does_not_make_runs_be_forgotten(study):
     preflight(study, Console(file=told, width=1000), 1)
     assert told.getvalue().count("not written") == 1
     assert (study.folder / PLAN).read_bytes() == written
+
+
+def test_laws_are_fitted_while_another_runs_the_study_and_tells_mlflow(study, monkeypatch):
+    run(study)
+    sent: list[object] = []
+    monkeypatch.setattr(driver, "publish", lambda *_: sent.append(1))
+    told, law = io.StringIO(), study.folder / "fits" / "dense.json"
+    law.unlink()
+    with leading(study.folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "fitted", lambda *_: None)
+        fit_study(study, Console(file=told, width=1000))
+    assert law.is_file()
+    assert "small: already being run by" in told.getvalue()
+    assert not sent
+    fit_study(study, Console(file=told))
+    assert sent
+
+
+def test_a_law_that_the_runs_no_longer_tell_predicts_nothing(study, monkeypatch):
+    run(study)
+    assert set(fits_of(study)) == {"dense"}
+    write_text(study.folder / "fits" / "dense.sparsity.json", "what another grid asked for")
+    few = pd.read_csv(study.folder / "table.csv")
+    few.loc[2:, ["status", "loss"]] = ["diverged", None]
+    monkeypatch.setattr(driver, "table", lambda *_: few)
+    document = fit_study(study, Console(file=io.StringIO()))
+    assert document["analysis"]["architectures"]["dense"]["approach3"] is None
+    assert fits_of(study) == {}
+    assert [path.name for path in (study.folder / "fits").iterdir()] == ["study.json"]
+    with pytest.raises(StudyError, match="no fitted law"):
+        predict_study(study, 1e10, None)
+
+
+def test_a_study_that_was_never_run_is_not_made_by_a_fit(tmp_path):
+    never = load_study("quickstart", ["name=never", f"output={tmp_path}"])
+    with pytest.raises(StudyError, match="no plan there"):
+        fit_study(never, Console(file=io.StringIO()))
+    assert not never.folder.exists()
 
 
 def test_a_study_is_found_by_its_name_once_it_was_run(tmp_path, monkeypatch):
