@@ -141,6 +141,24 @@ def test_every_router_of_the_zoo_finds_its_experts_on_other_ranks(
     assert_gradients(run.folder, saved_moments(tmp_path / "one", blank))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "layout", "dtype"),
+    [("dense", (2, 1, 1), "fp32"), ("hybrid", (2, 2, 2), "fp32"), ("dense", (2, 0, 1), "bf16")],
+)
+def test_compiled_branches_are_the_plain_loop(
+    run_config: Make,
+    gangs: Any,
+    plain: Plain,
+    tmp_path: Path,
+    recipe: str,
+    layout: Layout,
+    dtype: str,
+):
+    config = laid_out(run_config, recipe, layout, train__compile=True, train__dtype=dtype)
+    assert_same(gangs.run(config, tmp_path), plain(config), dtype)
+
+
 @pytest.mark.parametrize(
     ("name", "layout", "dtype"),
     [
