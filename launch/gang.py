@@ -55,7 +55,7 @@ class Gang:
         self._group = placement_group(
             [bundle] * parallel.ranks, strategy=parallel.placement.upper()
         )
-        self._placed = self._group.ready()
+        self._placed, self._has_place = self._group.ready(), False
         self._actors = [self._actor(rank, bundle) for rank in range(parallel.ranks)]
         nodes = [actor.node.remote() for actor in self._actors]
         meeting = self._actors[0].meet.remote(*nodes)
@@ -83,7 +83,8 @@ class Gang:
     @property
     def is_placed(self) -> bool:
         """Whether Ray has found its place."""
-        return bool(ray.wait([self._placed], timeout=0)[0])
+        self._has_place = self._has_place or bool(ray.wait([self._placed], timeout=0)[0])
+        return self._has_place
 
     def submit(self, config: RunConfig, folder: Path) -> None:
         """Begin the run in `folder`, or go on with it; returns at once.

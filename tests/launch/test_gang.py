@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 
 from launch.config import RunConfig
 from launch.journal import FencedError, RunRecord, read_run
@@ -189,6 +190,20 @@ def test_a_failed_run_is_no_failed_start(run_config: Make, gangs: Any, tmp_path:
     assert "nowhere" in outcome_run.end.reason
     assert "did not start" not in outcome_run.end.reason
     assert "Traceback" in (tmp_path / "run" / "rank-0.log").read_text()
+
+
+def test_the_watchdog_comes_before_a_collective_gives_up(run_config: Make, gangs: Any):
+    """In the groups that DeepSpeed makes too: NCCL's own timeout is of ten minutes."""
+    gang = gangs.of(run_config(parallel__step_timeout=1000))
+    assert ray.get(gang._actors[0].__ray_call__.remote(timeouts)) == [2000.0, 2000.0]
+
+
+def timeouts(worker: Any) -> list[float]:
+    import torch.distributed as dist
+
+    groups = (dist.group.WORLD, dist.new_group([0]))
+    backends = [group._get_backend(torch.device("cpu")) for group in groups]
+    return [backend.options._timeout.total_seconds() for backend in backends]
 
 
 class Lost(Worker):
