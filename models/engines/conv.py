@@ -71,11 +71,11 @@ def conv(
         padded = torch.cat([before_BQI, x_BTI], 1)
     weight_QI = weight_IQ.t()
     y = x_BTI * weight_QI[-1] if bias_I is None else torch.addcmul(bias_I, x_BTI, weight_QI[-1])
+    known = None if segments_BT is None else _known(segments_BT, length, n_taps - 1)
     for j in range(1, n_taps):
         start = n_taps - 1 - j
         tap = padded[:, start : start + length]
-        if segments_BT is not None:
-            known = _known(segments_BT, length, n_taps - 1)
+        if known is not None:
             same = known[:, start : start + length] == known[:, n_taps - 1 :]
             tap = tap * same[..., None]
         y = torch.addcmul(y, tap, weight_QI[start])

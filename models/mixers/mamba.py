@@ -101,10 +101,11 @@ class Mamba(Branch, name="mamba"):
             selected = tuple(norm(s) for norm, s in zip(self.norms, selected, strict=True))
         elif self.inner_norm == "plain":
             selected = tuple(F.rms_norm(s, s.shape[-1:], eps=self.inner_eps) for s in selected)
+        wide = torch.promote_types(x_BTI.dtype, torch.float32)
         return selective_scan.scan(
             x_BTI,
-            F.softplus(dt(selected[0]) + self.dt_bias[rows]),
-            -self.log_A_IS[rows].float().exp(),
+            F.softplus(dt(selected[0]).to(wide) + self.dt_bias[rows]),
+            -self.log_A_IS[rows].to(wide).exp(),
             selected[1],
             selected[2],
             starts_BT,

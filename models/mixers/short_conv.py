@@ -25,7 +25,7 @@ class ShortConv(nn.Module):
             before = state.get(slot)
             if before is None:
                 before = x_BTI.new_zeros(x_BTI.shape[0], self.n_taps - 1, x_BTI.shape[2])
-            state[slot] = torch.cat([before, x_BTI], 1)[:, -(self.n_taps - 1) :]
+            state[slot] = torch.cat([before, x_BTI], 1)[:, x_BTI.shape[1] :]
         segments = (
             context.segments_BT if before is None else context.segments_since(self.n_taps - 1)
         )

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.context import Context
 from models.engines import (
     conv,
     delta_rule,
@@ -25,6 +26,7 @@ from models.engines import (
 )
 from models.engines.select import available
 from models.engines.softmax import Mask
+from models.mixers.short_conv import ShortConv
 
 B = 2
 
@@ -267,6 +269,17 @@ def test_conv(length: int, packed: bool) -> None:
         return lambda x, w, b: form(x, w, b, segments)
 
     assert_same(run(conv.conv), run(conv.naive), [randn(B, length, 5), randn(5, 4), randn(5)])
+
+
+@pytest.mark.parametrize("n_taps", [1, 2, 4])
+def test_a_short_convolution_remembers_its_last_inputs(n_taps: int) -> None:
+    layer = ShortConv(5, n_taps).double()
+    torch.nn.init.normal_(layer.weight_IQ)
+    torch.nn.init.zeros_(layer.bias)
+    x, state = randn(B, 7, 5), {}
+    parts = [layer(part, Context(state=state)) for part in (x[:, :3], x[:, 3:4], x[:, 4:])]
+    torch.testing.assert_close(torch.cat(parts, 1), layer(x, Context()))
+    assert state["conv"].shape == (B, n_taps - 1, 5)
 
 
 @pytest.mark.parametrize("packed", [False, True])

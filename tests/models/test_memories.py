@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.branch import Frame
 from models.context import Context
+from models.engines import selective_scan
+from models.mixers.mamba import Mamba
 from models.mixers.mamba3 import Mamba3
 from models.mixers.mlstm import Mlstm
 from models.mixers.slstm import Slstm
@@ -94,3 +97,26 @@ def test_mamba3_is_a_complex_state_by_the_trapezoidal_rule() -> None:
         rows.append((y * F.silu(z[t].view(1, H, P) * gate_r) * out_r).sum(0).flatten())
     expected = branch.out(torch.stack(rows))
     torch.testing.assert_close(branch(u, Context())[0], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_mambas_steps_are_made_in_float32_at_least(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """As Mamba's own kernel does: a step of a thousandth is small beside its bias."""
+    given: list[Tensor] = []
+
+    def scan(x: Tensor, delta: Tensor, A: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        given.extend((delta, A))
+        return x, x
+
+    monkeypatch.setattr(selective_scan, "scan", scan)
+    random(branch := Mamba(FRAME, n_states=2)).to(dtype)
+    found: list[Tensor] = []
+    branch.dt.register_forward_hook(lambda _module, _args, out: found.append(out))
+    branch(torch.ones(1, 3, 12, dtype=dtype), Context())
+    wide = torch.promote_types(dtype, torch.float32)
+    assert [part.dtype for part in given] == [wide, wide]
+    torch.testing.assert_close(
+        given[0], F.softplus(found[0].to(wide) + branch.dt_bias.to(wide)), rtol=1e-6, atol=0
+    )
