@@ -178,7 +178,8 @@ def _phase(
     shares = []
     for number, source in enumerate(left):
         rest = sum(weights[other] for other in left[number:])
-        shares.append(max(1, round(weights[source] / rest * (1 << UNIT))))
+        most = (1 << UNIT) - (source != left[-1])  # something is left for every source
+        shares.append(min(max(1, round(weights[source] / rest * (1 << UNIT))), most))
     return _Phase(start, tuple(left), tuple(shares), used)
 
 

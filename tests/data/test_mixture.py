@@ -42,6 +42,14 @@ def test_each_source_gives_its_samples_in_order(weights: list[float], data: st.D
             blend.locate(np.array([blend.total]))
 
 
+def test_a_share_too_small_to_write_down_is_drawn_all_the_same() -> None:
+    blend = Blend([1.0, 1e-9, 1e-9], [None, 3, 2])
+    assert blend.counts(2**45)[1:] == [3, 2]
+    assert blend.counts(1000)[0] >= 998
+    sources, _ = blend.locate(np.arange(2_200_000))
+    assert np.bincount(sources).tolist() == blend.counts(2_200_000)
+
+
 def test_positions_far_out_cost_nothing() -> None:
     sources, numbers = Blend([0.7, 0.3], [None, 1000]).locate(np.array([10**12]))
     assert (sources[0], numbers[0]) == (0, 10**12 - 1000)

@@ -14,10 +14,12 @@ from data.objectives import (
     Prefix,
     ReplacedToken,
     SpanCorruption,
+    _n_spans,
     uniforms,
 )
 from data.prepare import Prepared
 from data.store import TokenStore
+from models.objective import spans_of
 
 VOCAB = 1000
 SENTINELS = tuple(range(999, 900, -1))
@@ -27,6 +29,13 @@ Transform = Callable[[Batch, np.ndarray], Batch]
 @pytest.fixture
 def batch() -> Batch:
     return causal(np.random.default_rng(0).integers(5, 900, (64, 129)))
+
+
+@pytest.mark.parametrize(("density", "mean_span"), [(0.15, 3.0), (0.3, 3.0), (0.5, 1.0), (0.9, 20)])
+def test_costs_count_the_spans_that_rows_have(density: float, mean_span: float) -> None:
+    """What models and data each round for themselves, neither importing the other."""
+    for length in [*range(2, 130), 511, 512, 1024, 4096]:
+        assert _n_spans(length, density, mean_span) == spans_of(length, density, mean_span)
 
 
 SAMPLES = np.arange(64)
