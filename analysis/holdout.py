@@ -19,6 +19,7 @@ from analysis.table import Table
 @dataclass(frozen=True)
 class Cut:
     """One cut: fitted to the runs of the cheapest `budgets`, up to `flops`, scored on the rest.
+    Runs of no budget, where others have one, stand where their compute puts them.
 
     Errors are predicted over measured loss − 1, `rows` the held-out rows in their order;
     `covered` is the share inside the interval for a new run, `extrapolation` the largest
@@ -65,9 +66,12 @@ def holdout(
     law = get(law)
     table = Table.read(table, needs=(*law.columns, law.target))
     groups = budgets(table)
+    unnamed = ~np.isin(np.arange(len(table)), np.concatenate(groups))
     cuts = []
     for last in range(1, len(groups)):
         below = np.isin(np.arange(len(table)), np.concatenate(groups[:last]))
+        edge = float(table.flops[below].max())
+        below |= unnamed & (table.flops <= edge)
         try:
             fitted = fit(table.where(below), law, resamples=resamples, seed=seed)
         except RefusedError:
@@ -78,7 +82,6 @@ def holdout(
         predicted = fitted.predict(noise=True, **held.columns(law.columns))
         measured = held.column(law.target)
         inside = (predicted.low <= measured) & (measured <= predicted.high)
-        edge = float(table.flops[below].max())
         cuts.append(
             Cut(
                 flops=edge,

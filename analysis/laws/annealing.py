@@ -17,6 +17,8 @@ from analysis.laws.posynomial import Posynomial, PosynomialProblem, Term
 MOMENTUM = 0.999
 GAIN = (1e-6, 0.5)
 """Share of the loss that annealing may take off at its largest area in the table."""
+MOST = 0.9
+"""Share of the power law's loss past which annealing takes no more in a trial step."""
 
 
 def schedule_areas(learning_rates: Array, momentum: float = MOMENTUM) -> tuple[Array, Array]:
@@ -85,10 +87,10 @@ class AnnealingProblem(Problem):
         """log (P − C·S₂), floored at a tenth of P where a trial step would cross zero."""
         log_power, jacobian = self.power.log_predict(theta_RP[:, :-1])
         taken = np.exp(theta_RP[:, -1:] + self.power.scale - log_power) * self.area_N
-        taken = np.minimum(taken, 0.9)
-        left = 1 - taken
-        by_power = jacobian / left[:, :, None]
-        by_gain = -taken / left
+        moving = taken < MOST
+        left = 1 - np.minimum(taken, MOST)
+        by_power = jacobian / np.where(moving, left, 1.0)[:, :, None]
+        by_gain = np.where(moving, -taken / left, 0.0)
         return log_power + np.log(left), np.concatenate([by_power, by_gain[:, :, None]], axis=2)
 
     def starts(self, log_target_N: Array) -> Array:

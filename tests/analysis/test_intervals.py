@@ -138,6 +138,17 @@ def test_a_coefficient_alone_has_no_profile(noisy: pd.DataFrame) -> None:
         profile(noisy, "A")
 
 
+def test_runs_of_no_budget_are_cut_by_their_compute(noisy: pd.DataFrame) -> None:
+    named = noisy.assign(budget=np.repeat(NINE, 11))
+    unnamed = named.assign(budget=named["budget"].mask(named.index % 11 == 5))
+    some, all_of_them = (holdout(table, resamples=50) for table in (unnamed, named))
+    assert [cut.budgets for cut in some] == [cut.budgets for cut in all_of_them]
+    for cut in some:
+        held = noisy.loc[list(cut.rows), "flops"]
+        assert held.min() > cut.flops * (1 - 1e-9)
+        assert cut.fitted + len(cut.rows) == len(noisy)
+
+
 def test_holdout_errors_are_as_large_as_their_intervals_say(noisy: pd.DataFrame) -> None:
     cuts = holdout(noisy, resamples=300)
     assert len(cuts) >= 6

@@ -235,6 +235,24 @@ def test_at_one_granularity_the_law_is_chinchilla() -> None:
     assert whole == pytest.approx(CHINCHILLA.predict(at_granularity(planted, 8.0), at), rel=1e-12)
 
 
+def test_a_loss_that_annealing_would_take_whole_has_the_slope_of_its_floor() -> None:
+    law = registry.get("annealing")
+    columns = {
+        "learning_rate_area": np.array([1.0, 10.0, 100.0]),
+        "annealing_area": np.array([1.0, 10.0, 100.0]),
+    }
+    problem = law.problem(columns, np.log([3.0, 2.0, 1.0]))
+    theta_P = problem.starts(np.log([3.0, 2.0, 1.0]))[0]
+    theta_P[-1] = 1.0
+    value, jacobian = problem.log_predict(theta_P[None])
+    for p in range(len(theta_P)):
+        step = np.zeros(len(theta_P))
+        step[p] = 1e-6
+        ends = [problem.log_predict((theta_P + sign * step)[None])[0] for sign in (1, -1)]
+        np.testing.assert_allclose(jacobian[:, :, p], (ends[0] - ends[1]) / 2e-6, atol=1e-6)
+    assert np.isfinite(value).all()
+
+
 def test_areas_of_a_schedule() -> None:
     rates = np.array([1.0, 1.0, 0.5, 0.5])
     total, fallen = schedule_areas(rates, momentum=0.5)
