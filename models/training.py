@@ -16,7 +16,9 @@ from models.model import Model
 
 class Pass(NamedTuple):
     """`parts` are of the objective's targets, `balance` is the weighted sum of the auxiliary
-    losses, `aux` those and statistics as they are."""
+    losses, `aux` those and statistics as they are. Auxiliary losses are means over what was given
+    here, a generator's over its hidden tokens, modules' that look ahead over their targets: where a
+    batch is cut up, parts with few of these weigh as much as parts with many."""
 
     parts: LossParts
     balance: Tensor | None
