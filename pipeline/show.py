@@ -17,7 +17,7 @@ from pipeline.tables import duration, listed, new_table, short, titled
 
 if TYPE_CHECKING:
     from pipeline.job import Job
-    from pipeline.study import Ready
+    from pipeline.ready import Ready
 
 LISTED = 200
 STATUS_STYLE = {

@@ -3,81 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
-from data.loader import Exposure
-from data.prepare import Prepared, Progress, prepare
 from pipeline import show
 from pipeline.cluster_file import Cluster
-from pipeline.config import Study, fingerprint
+from pipeline.config import Study
 from pipeline.errors import BusyError, StudyError
 from pipeline.fits import fit_table, fitted
 from pipeline.grids import AdaptiveGrid
-from pipeline.job import Job, unfinished
-from pipeline.kept import STUDY, is_kept, keep
+from pipeline.kept import STUDY, is_kept
 from pipeline.lease import leading
 from pipeline.machine import Machine
-from pipeline.packing import makespan
-from pipeline.plan import PLAN, Plan, Tokens, as_dict
+from pipeline.plan import PLAN, Plan
 from pipeline.planner import make_plan
-from pipeline.preflight import START_SECONDS, expected_seconds
-from pipeline.progress import Task, task
+from pipeline.progress import task
 from pipeline.proposals import read_proposals, write_proposals
 from pipeline.publish import publish, send
+from pipeline.ready import Ready, make_ready
 from pipeline.records import table, write_table
-from pipeline.requirements import check_disk, check_memory, checkpoint_bytes, exposures
-from pipeline.rules import told
 from pipeline.summary import summary
-from pipeline.tables import listed, short
-from pipeline.training import Trained, jobs, tracker, train
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A study that may start, and what it will take.
-
-    ``seconds`` are those of each run by fingerprint, ``wall`` of all that is ``left``; ``memory``
-    is the most that a rank holds and ``disk`` what the checkpoints will take, in bytes;
-    ``sources`` what the longest run sees of each part of a mixture; ``price`` is of a device for an
-    hour; ``basis`` tells what the seconds rest on.
-    """
-
-    plan: Plan
-    devices: float
-    seconds: dict[str, float]
-    left: list[Job]
-    wall: float
-    memory: float
-    disk: float
-    sources: tuple[Exposure, ...] = ()
-    price: float | None = None
-    basis: str = ""
-
-    @property
-    def device_hours(self) -> float:
-        """Of the runs that are left."""
-        return sum(job.expected * job.width for job in self.left) / 3600
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return as_dict(self.plan) | {
-            "slots": self.devices,
-            "seconds": self.seconds,
-            "left": len(self.left),
-            "wall_seconds": self.wall,
-            "device_hours": self.device_hours,
-            "money": self.price and self.price * self.device_hours,
-            "rank_bytes": self.memory,
-            "checkpoint_bytes": self.disk,
-            "sources": [source._asdict() for source in self.sources],
-        }
+from pipeline.tables import listed
+from pipeline.training import Trained, tracker, train
 
 
 def run_study(
@@ -103,7 +54,7 @@ def run_study(
     ):
         device_seconds = math.inf if device_hours is None else 3600 * device_hours
         while True:
-            ready = _preflight(study, console, machine)
+            ready = make_ready(study, console, machine)
             trained = Trained()
             if ready.left:
                 trained = train(study, console, machine, ready.left, lease, device_seconds)
@@ -137,7 +88,7 @@ def preflight(
     """
     with leading(study.folder), Machine(study, slots, cluster, planned=True) as machine:
         is_ours = not any(study.folder.glob("runs/*")) or is_kept(study)
-        ready = _preflight(study, console, machine, price, is_ours)
+        ready = make_ready(study, console, machine, price, is_ours)
     if not is_ours:
         console.print(
             f"not written: {study.folder} has runs of the study in {STUDY} there, another than "
@@ -155,53 +106,13 @@ def fit_study(study: Study, console: Console) -> dict[str, Any]:
     Raises:
         StudyError: the study has no plan, or no finished run.
     """
-    plan = read_plan(study)
+    plan = Plan.read(study.folder / PLAN)
     try:
         with leading(study.folder):
             return _fit(study, console, plan)
     except BusyError as busy:
         console.print(f"{str(busy).partition(';')[0]}, who tells MLflow", markup=False)
         return _fit(study, console, plan, is_sent=False)
-
-
-def read_plan(study: Study) -> Plan:
-    """The plan that ``isoflop run`` or ``isoflop plan`` wrote."""
-    return Plan.read(study.folder / PLAN)
-
-
-def _preflight(
-    study: Study,
-    console: Console,
-    machine: Machine,
-    price: float | None = None,
-    is_written: bool = True,
-) -> Ready:
-    prepared = _prepare(study, console, machine)
-    if price is None and machine.cluster:
-        price = machine.cluster.price_per_gpu_hour
-    with task(console, "plan") as work:
-        plan = make_plan(study, Tokens.of(prepared), read_proposals(study))
-        work.update(0.1, "memory and disk")
-        pending = unfinished(jobs(study, plan, defaultdict(float)))
-        wanted = [job.run for job in pending]
-        memory, disk = check_memory(wanted, machine.device_bytes), checkpoint_bytes(wanted)
-        check_disk(study.folder, disk)
-        if is_written:
-            plan.write(study.folder / PLAN)
-            keep(study)
-        work.update(0.2, "measuring this machine")
-        seconds, basis = expected_seconds(study, plan, machine.slots, machine.gpu)
-        work.update(1, f"{len(plan.runs)} runs, {plan.flops:.3g} training FLOPs")
-    for job in pending:
-        job.expected = seconds[job.run.fingerprint()]
-    devices = machine.devices()
-    wall = makespan(pending, devices) + (START_SECONDS if pending else 0.0)
-    sources = exposures(plan)
-    ready = Ready(plan, devices, seconds, pending, wall, memory, disk, sources, price, basis)
-    console.print(show.preflight(ready, told(study.rules)))
-    for line in show.skipped(plan):
-        console.print(line, markup=False)
-    return ready
 
 
 def _next_round(study: Study, console: Console, plan: Plan) -> bool:
@@ -223,45 +134,14 @@ def _next_round(study: Study, console: Console, plan: Plan) -> bool:
     return True
 
 
-def _prepare(study: Study, console: Console, machine: Machine) -> Prepared:
-    """The token stores; Ray is started only when this study has not prepared this corpus before."""
-    key = fingerprint(
-        [study.corpus.model_dump(mode="json"), study.tokenizer.model_dump(mode="json")]
-    )
-    mark = study.folder / "prepared"
-    is_known = mark.is_file() and mark.read_text() == key
-    with task(console, "tokens") as work:
-        if not is_known:
-            work.update(0, "starting Ray")
-            machine.start()
-        workers = 0 if is_known else machine.slots
-        prepared = prepare(
-            study.corpus, study.tokenizer, study.cache, workers, lambda p: _show_tokens(work, p)
-        )
-        mark.write_text(key)
-        text = prepared.train_tokens * prepared.bytes_per_token
-        work.update(
-            1,
-            f"{short(prepared.train_tokens)} training tokens of {text / 1e6:.1f} MB, "
-            f"vocabulary {prepared.vocab_size}, {prepared.bytes_per_token:.2f} bytes a token",
-            total=1,
-        )
-    return prepared
-
-
-def _show_tokens(work: Task, progress: Progress) -> None:
-    rate = f", {progress.bytes_per_second / 1e6:.1f} MB/s" if progress.bytes else ""
-    work.update(progress.done, f"{progress.stage}{rate}", total=progress.total)
-
-
 def _fit(study: Study, console: Console, plan: Plan, is_sent: bool = True) -> dict[str, Any]:
     frame = table(study, plan)
     write_table(frame, study.folder / "table.csv")
     counts = frame["status"].value_counts()
     if "finished" not in counts:
-        told = ", ".join(f"{count} {status}" for status, count in counts.items())
+        others = ", ".join(f"{count} {status}" for status, count in counts.items())
         raise StudyError(
-            f"study '{study.name}': no run is finished ({told}); `isoflop run` goes on with them"
+            f"study '{study.name}': no run is finished ({others}); `isoflop run` goes on with them"
         )
     say = partial(console.print, markup=False)
     register = _scored(study, say)  # before the report tells of it

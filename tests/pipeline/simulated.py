@@ -10,8 +10,8 @@ import pytest
 from data.prepare import prepare
 from launch.config import ParallelConfig, RunConfig
 from launch.journal import FILE, Journal
+from pipeline import ready, training
 from pipeline import study as driver
-from pipeline import training
 from pipeline.config import Study, fingerprint, load_study
 from pipeline.machine import Machine
 from pipeline.runs import run_flops, run_tokens
@@ -110,7 +110,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "publish", lambda *_: None)
     monkeypatch.setattr(driver, "send", lambda *_: None)
     monkeypatch.setattr(
-        driver,
+        ready,
         "expected_seconds",
         lambda study, plan, *_: ({run.fingerprint(): SECONDS for run in plan.runs}, ""),
     )

@@ -184,7 +184,7 @@ def test_an_interruption_claims_what_is_known_and_no_more(study, monkeypatch, st
     def interrupted(*_: object) -> None:
         raise stop
 
-    monkeypatch.setattr(driver, "_prepare", interrupted)
+    monkeypatch.setattr("pipeline.ready._prepare", interrupted)
     monkeypatch.setattr("pipeline.config.load_study", lambda *_, **__: study)
     ended = CliRunner().invoke(app, ["run", "small"])
     assert ended.exit_code == 130
