@@ -66,7 +66,7 @@ class Sleeper:
     def __init__(self) -> None:
         self.turn, self.folder, self.over = threading.Lock(), "", threading.Event()
 
-    def meet(self, world: int, is_local: bool) -> tuple[str, int]:
+    def meet(self, *nodes: str) -> tuple[str, int]:
         return "", 0
 
     def node(self) -> str:
