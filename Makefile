@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 PACKAGES := analysis data launch models pipeline
 
-.PHONY: help setup setup-gpu study test test-all check format docs bench clean
+.PHONY: help setup setup-gpu study test test-all check format keys docs bench clean
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
 
@@ -48,6 +48,9 @@ test-all: check $(ORACLES) ## check, then every test this machine can run (slow 
 format: setup    ## put the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+keys: setup      ## write docs/keys.md, the reference of a study's keys, from the code
+	$(BIN)/python -m pipeline.keys > docs/keys.md
 
 docs: setup      ## the guides as a site in site/, every link checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

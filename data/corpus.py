@@ -22,45 +22,53 @@ class Strict(BaseModel):
 class CodeSource(Strict):
     """A tree of source files, one document each. `root: stdlib` is this Python's own library."""
 
-    kind: Literal["code"]
-    root: str = "stdlib"
-    extensions: list[str] = [".py"]
-    exclude: list[str] = ["site-packages", "dist-packages", "node_modules"]
+    kind: Literal["code"] = Field(description="a tree of source files")
+    root: str = Field("stdlib", description="its folder; stdlib: this Python's own library")
+    extensions: list[str] = Field([".py"], description="endings of the files that are read")
+    exclude: list[str] = Field(
+        ["site-packages", "dist-packages", "node_modules"],
+        description="names of folders that are left out",
+    )
 
 
 class TextSource(Strict):
     """A folder of text files, one document each, or one such file."""
 
-    kind: Literal["text"]
-    path: str
-    extensions: list[str] = [".txt", ".md", ".rst"]
+    kind: Literal["text"] = Field(description="text files")
+    path: str = Field(description="a folder, or one file")
+    extensions: list[str] = Field([".txt", ".md", ".rst"], description="endings of files")
 
 
 class JsonlSource(Strict):
     """A file or folder of JSON lines, plain or compressed, one document a line."""
 
-    kind: Literal["jsonl"]
-    path: str
-    extensions: list[str] = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst"]
+    kind: Literal["jsonl"] = Field(description="JSON lines, plain or compressed")
+    path: str = Field(description="a folder, or one file")
+    extensions: list[str] = Field(
+        [".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst"],
+        description="endings of files",
+    )
 
 
 class ParquetSource(Strict):
     """A file or folder of Parquet, one document a row."""
 
-    kind: Literal["parquet"]
-    path: str
-    extensions: list[str] = [".parquet"]
+    kind: Literal["parquet"] = Field(description="Parquet")
+    path: str = Field(description="a folder, or one file")
+    extensions: list[str] = Field([".parquet"], description="endings of files")
 
 
 class HubSource(Strict):
     """A data set of the Hugging Face hub, streamed. `revision` pins the commit: 40 hex digits."""
 
-    kind: Literal["hub"]
-    repo: str
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-    config: str | None = None
-    split: str = "train"
-    data_files: list[str] | None = None
+    kind: Literal["hub"] = Field(description="a data set of the Hugging Face hub")
+    repo: str = Field(description="its name there, owner/name")
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] = Field(
+        description="the commit, 40 hex digits"
+    )
+    config: str | None = Field(None, description="which of its configurations; null: the default")
+    split: str = Field("train", description="which of its splits")
+    data_files: list[str] | None = Field(None, description="patterns of files; null: all")
 
 
 LocalSource = CodeSource | TextSource | JsonlSource | ParquetSource
@@ -70,8 +78,8 @@ Source = Annotated[LocalSource | HubSource, Field(discriminator="kind")]
 class EvaluationSet(Strict):
     """Texts that training documents must not overlap with."""
 
-    source: Source
-    text_column: str = "text"
+    source: Source = Field(description="where they are")
+    text_column: str = Field("text", description="the field that holds the text")
 
 
 class CorpusConfig(Strict):
@@ -88,20 +96,40 @@ class CorpusConfig(Strict):
     successive words in common with an evaluation set.
     """
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-    source: Source
-    text_column: str = "text"
-    heldout: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    seed: int = 0
-    min_bytes: Annotated[int, Field(ge=0)] = 0
-    max_bytes: Annotated[int, Field(gt=0)] | None = None
-    split_bytes: Annotated[int, Field(ge=64)] = 16 * MIB
-    max_documents: Annotated[int, Field(gt=0)] | None = None
-    corrupt_files: Literal["stop", "skip"] = "stop"
-    duplicates: Literal["keep", "exact", "near"] = "keep"
-    near_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.8
-    decontaminate: list[EvaluationSet] = []
-    overlap_words: Annotated[int, Field(gt=0)] = 13
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = Field(
+        description="of the corpus, and of its tokens in the cache"
+    )
+    source: Source = Field(description="where the documents are")
+    text_column: str = Field("text", description="the field that holds the text")
+    heldout: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.02, description="share of documents that are never trained on"
+    )
+    seed: int = Field(0, description="of the choice of held-out documents")
+    min_bytes: Annotated[int, Field(ge=0)] = Field(0, description="shorter documents are dropped")
+    max_bytes: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="longer documents are dropped; null: none"
+    )
+    split_bytes: Annotated[int, Field(ge=64)] = Field(
+        16 * MIB, description="a longer document is read as several"
+    )
+    max_documents: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="so many at most, shared evenly by the shards; null: all"
+    )
+    corrupt_files: Literal["stop", "skip"] = Field(
+        "stop", description="a damaged file ends the job, or is counted and left"
+    )
+    duplicates: Literal["keep", "exact", "near"] = Field(
+        "keep", description="keep all, or one of each set of equal or of similar documents"
+    )
+    near_threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.8, description="Jaccard similarity of word 5-grams from which documents are near"
+    )
+    decontaminate: list[EvaluationSet] = Field(
+        [], description="evaluation sets that training documents must not overlap with"
+    )
+    overlap_words: Annotated[int, Field(gt=0)] = Field(
+        13, description="successive words in common that make an overlap"
+    )
 
     @property
     def cleans(self) -> bool:
@@ -110,16 +138,22 @@ class CorpusConfig(Strict):
 
 
 class MixturePart(Strict):
-    corpus: CorpusConfig
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    max_epochs: Annotated[float, Field(gt=0)] | None = None
+    """A corpus of a mixture."""
+
+    corpus: CorpusConfig = Field(description="a file, a name in configs/corpora, or its keys")
+    weight: Annotated[float, Field(gt=0)] = Field(1.0, description="its share of the tokens")
+    max_epochs: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="passes over it at most, then the others go on; null: any number"
+    )
 
 
 class MixtureConfig(Strict):
     """Corpora that are trained on together, by weight of their tokens (see `data.mixture`)."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = "mixture"
-    parts: Annotated[list[MixturePart], Field(min_length=1)]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = Field(
+        "mixture", description="of the mixture"
+    )
+    parts: Annotated[list[MixturePart], Field(min_length=1)] = Field(description="its corpora")
 
 
 class CorpusFile(NamedTuple):

@@ -24,12 +24,22 @@ class TokenizerConfig(Strict):
     text: masks and sentinels for `data.objectives`, counted in `vocab_size`.
     """
 
-    kind: Literal["bpe", "unigram", "file"] = "bpe"
-    vocab_size: Annotated[int, Field(ge=257, le=1 << 24)] | None = None
-    path: str | None = None
-    end_of_document: str | None = None
-    sample_bytes: Annotated[int, Field(gt=0)] = 256 * MIB
-    reserved: Annotated[int, Field(ge=0)] = 0
+    kind: Literal["bpe", "unigram", "file"] = Field(
+        "bpe", description="trained on the corpus, or read from a file"
+    )
+    vocab_size: Annotated[int, Field(ge=257, le=1 << 24)] | None = Field(
+        None, description="tokens in all; of a file it is checked, if given"
+    )
+    path: str | None = Field(None, description="a tokenizer.json, for kind file")
+    end_of_document: str | None = Field(
+        None, description="the token that ends a document; null: one of the usual"
+    )
+    sample_bytes: Annotated[int, Field(gt=0)] = Field(
+        256 * MIB, description="text that is read to train it"
+    )
+    reserved: Annotated[int, Field(ge=0)] = Field(
+        0, description="tokens that no text holds: masks and sentinels of some objectives"
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

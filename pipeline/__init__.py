@@ -2,3 +2,5 @@
 
 Importing this package, or asking for ``--help``, imports no torch, ray, deepspeed or mlflow.
 """
+
+__version__ = "0.1.0"

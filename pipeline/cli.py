@@ -8,10 +8,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline.commands import clusters, housekeeping, laws, machine, models, studies
+from pipeline.commands import clusters, housekeeping, laws, machine, models, reference, studies
 from pipeline.commands.options import app
 
-__all__ = ["app", "clusters", "housekeeping", "laws", "machine", "main", "models", "studies"]
+__all__ = [
+    "app",
+    "clusters",
+    "housekeeping",
+    "laws",
+    "machine",
+    "main",
+    "models",
+    "reference",
+    "studies",
+]
+OURS = ("analysis", "data", "launch", "models", "pipeline")
 
 
 def main() -> None:
@@ -29,8 +40,8 @@ def main() -> None:
 
 
 def _message(error: Exception) -> str:
-    """An expected error as it is; an unexpected one with its kind and the way to see more."""
-    if isinstance(error, ValueError):
+    """A mistake of the user as it is; anything else with its kind and the way to see more."""
+    if isinstance(error, ValueError) and type(error).__module__.partition(".")[0] in OURS:
         return f"error: {error}"
     if isinstance(error, OSError) and error.filename:
         return f"error: {Path(str(error.filename))}: {error.strerror}"

@@ -59,17 +59,23 @@ Corpus = Annotated[
 class Study(Strict):
     """The resolved study: file names replaced by what the files hold."""
 
-    name: Name
-    question: str = ""
-    corpus: Corpus
-    tokenizer: TokenizerConfig
-    architectures: Annotated[dict[Name, Architecture], Field(min_length=1)]
-    grid: Grid
-    rule: Rule
-    train: TrainSettings = TrainSettings()
-    parallel: ParallelSettings = ParallelSettings()
-    fit: FitSettings = FitSettings()
-    output: Annotated[str, Field(min_length=1)] = "studies"
+    name: Name = Field(description="of the study, and of its folder in `output`")
+    question: str = Field(default="", description="what it asks, for its report")
+    corpus: Corpus = Field(description="the text: a file, a name in configs/corpora, or its keys")
+    tokenizer: TokenizerConfig = Field(description="what makes tokens of it")
+    architectures: Annotated[dict[Name, Architecture], Field(min_length=1)] = Field(
+        description="what is trained, by names of your choice"
+    )
+    grid: Grid = Field(description="which runs are asked for")
+    rule: Rule = Field(description="learning rate and batch of each run")
+    train: TrainSettings = Field(default=TrainSettings(), description="how runs are trained")
+    parallel: ParallelSettings = Field(
+        default=ParallelSettings(), description="the ranks of a run, and what they share"
+    )
+    fit: FitSettings = Field(default=FitSettings(), description="how laws are fitted")
+    output: Annotated[str, Field(min_length=1)] = Field(
+        default="studies", description="the folder of studies and of their cache of tokens"
+    )
     mlflow: Uri | None = Field(
         default=None, description="URI of a store; null: SQLite in the study's folder"
     )
@@ -81,7 +87,8 @@ class Study(Strict):
     def _baseline_is_an_architecture(self) -> Study:
         if self.fit.baseline is not None and self.fit.baseline not in self.variants:
             allowed = ", ".join(self.variants)
-            raise ValueError(f"fit.baseline: given '{self.fit.baseline}', allowed: {allowed}")
+            told = f"given '{self.fit.baseline}', allowed: {allowed}"
+            raise KeyedError(told + nearest(self.fit.baseline, self.variants), ("fit", "baseline"))
         return self
 
     @model_validator(mode="after")

@@ -56,7 +56,7 @@ class Optimization(Strict):
 
 
 class OwnTraining(Optimization):
-    """What one architecture has of its own: the keys that are given, whatever their values."""
+    """What one architecture has of its own: the keys that are given. The others are the study's."""
 
     @model_serializer
     def given(self) -> dict[str, Any]:

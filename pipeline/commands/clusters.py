@@ -20,6 +20,7 @@ from pipeline.commands.options import (
     print_json,
     study_name,
 )
+from pipeline.errors import IsoflopError
 
 if TYPE_CHECKING:
     from pipeline.cluster_file import Cluster
@@ -154,7 +155,7 @@ def up(
 
     described = load_cluster(cluster)
     if not isinstance(described, LocalCluster):
-        raise ValueError(f"cluster up: given a cluster of kind {described.kind}, allowed: local")
+        raise IsoflopError(f"cluster up: given a cluster of kind {described.kind}, allowed: local")
     say = partial(console().print, markup=False)
     found = start(
         state_folder(),
@@ -195,7 +196,7 @@ def show(
 
     described = load_cluster(cluster)
     if not isinstance(described, LocalCluster | RayCluster):
-        raise ValueError(f"cluster show: given kind {described.kind}, allowed: local, ray")
+        raise IsoflopError(f"cluster show: given kind {described.kind}, allowed: local, ray")
     nodes = Jobs(*door(described)).nodes()
     if as_json:
         print_json(nodes)

@@ -18,6 +18,7 @@ from pipeline.commands.options import (
     print_json,
     study_at,
 )
+from pipeline.errors import IsoflopError
 
 
 @app.command(epilog="Example: isoflop studies --output /data/studies")
@@ -61,7 +62,7 @@ def clean(
     from pipeline.housekeeping import free_checkpoints, spare_checkpoints, spare_table
 
     if not checkpoints:
-        raise ValueError("clean: given nothing to throw away, allowed: --checkpoints")
+        raise IsoflopError("clean: given nothing to throw away, allowed: --checkpoints")
     placed = study_at(study, overrides, cluster)
     found = spare_checkpoints(placed)
     if yes:

@@ -20,6 +20,7 @@ from pipeline.commands.options import (
     print_json,
     study_at,
 )
+from pipeline.errors import IsoflopError
 
 LawsArgument = Annotated[
     str,
@@ -63,7 +64,7 @@ def fit(
         _fit_csv(study, law, column or [], resamples, save, as_json)
         return
     if save:
-        raise ValueError("--save: given for a study, allowed: for a CSV; a study keeps its laws")
+        raise IsoflopError("--save: given for a study, allowed: for a CSV; a study keeps its laws")
     from pipeline.study import fit_study
 
     document = fit_study(study_at(study, overrides, cluster), console(as_json))
@@ -78,7 +79,9 @@ def _fit_csv(
 
     for column in columns:
         if not all(column.partition("=")):
-            raise ValueError(f"--column: given '{column}', allowed: NAME=COLUMN, such as tokens=D")
+            raise IsoflopError(
+                f"--column: given '{column}', allowed: NAME=COLUMN, such as tokens=D"
+            )
     names = {name: given for name, _, given in (column.partition("=") for column in columns)}
     if save:
         from pipeline.law_files import save_table
@@ -203,4 +206,4 @@ def compare(
 
 def _refuse_overrides(given: str, overrides: list[str] | None) -> None:
     if overrides:
-        raise ValueError(f"{overrides[0]}: given with {given}, allowed: with a study alone")
+        raise IsoflopError(f"{overrides[0]}: given with {given}, allowed: with a study alone")

@@ -21,14 +21,24 @@ class AdaptiveGrid(BudgetGrid):
     proposed between the smallest budget and ``up_to`` FLOPs (by default the largest budget).
     """
 
-    type: Literal["adaptive"]
-    target: Literal["params", "tokens", "loss"] = "params"
-    at: Flops
-    interval: Annotated[float, Field(gt=1)] = 1.5
-    round: Count = 4
-    spend: Positive | None = None
-    hours: Positive | None = None
-    up_to: Flops | None = None
+    type: Literal["adaptive"] = Field(description="rounds of runs that the law asks for")
+    target: Literal["params", "tokens", "loss"] = Field(
+        default="params", description="what is asked: the optimal size or tokens, or the loss there"
+    )
+    at: Flops = Field(description="the budget that is asked about, in training FLOPs")
+    interval: Annotated[float, Field(gt=1)] = Field(
+        default=1.5, description="answered once the ends of the 95% interval are so near, a factor"
+    )
+    round: Count = Field(default=4, description="runs that are proposed at once")
+    spend: Positive | None = Field(
+        default=None, description="training FLOPs of all rounds together; this or `hours`"
+    )
+    hours: Positive | None = Field(
+        default=None, description="hours of training over all slots; this or `spend`"
+    )
+    up_to: Flops | None = Field(
+        default=None, description="FLOPs of the largest proposed run; null: the largest budget"
+    )
 
     @property
     def largest(self) -> float:

@@ -79,10 +79,18 @@ class Grid(Strict):
     more than ``max_epochs`` passes over the unique tokens is not planned, and named as such.
     """
 
-    convention: Convention = "compute"
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
-    min_steps: Count = 100
-    max_epochs: Positive = 4.0
+    convention: Convention = Field(
+        default="compute",
+        description="what counts as a parameter; compute: what multiplies a token, all but the "
+        "input embedding and idle experts",
+    )
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[0], min_length=1, description="every run once for each; several make replicates"
+    )
+    min_steps: Count = Field(default=100, description="no run of fewer steps is planned")
+    max_epochs: Positive = Field(
+        default=4.0, description="no run of more passes over the unique tokens is planned"
+    )
 
     laws: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     """Laws of all variants of a family together, and the columns that they read as another's."""

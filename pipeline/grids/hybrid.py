@@ -20,8 +20,10 @@ class HybridGrid(BudgetGrid):
     An architecture with one kind of layer is trained once, as it is.
     """
 
-    type: Literal["hybrid"]
-    ratios: Annotated[list[Ratio], Field(min_length=1, max_length=64)]
+    type: Literal["hybrid"] = Field(description="ratios of two kinds of layer")
+    ratios: list[Ratio] = Field(
+        min_length=1, max_length=64, description='of the pattern\'s two kinds, such as "7:1"'
+    )
 
     def variants(self, name: str, recipe: dict[str, Any]) -> Iterator[Variant]:
         """``hybrid`` as ``hybrid-7to1`` and so on."""

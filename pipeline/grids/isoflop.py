@@ -19,10 +19,16 @@ class BudgetGrid(Grid):
     The optimum is expected where tokens / parameters = ``tokens_per_parameter``.
     """
 
-    budgets: Annotated[list[Flops], Field(min_length=1, max_length=64)]
-    sizes: Annotated[int, Field(ge=1, le=64)] = 5
-    spread: Annotated[float, Field(gt=1, le=1000)] = 3.0
-    tokens_per_parameter: Positive = 20.0
+    budgets: list[Flops] = Field(min_length=1, max_length=64, description="training FLOPs, exact")
+    sizes: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=5, description="shapes for each budget and architecture"
+    )
+    spread: Annotated[float, Field(gt=1, le=1000)] = Field(
+        default=3.0, description="a factor of size on each side of the expected optimum"
+    )
+    tokens_per_parameter: Positive = Field(
+        default=20.0, description="where the optimum is expected"
+    )
 
     @property
     def reach(self) -> tuple[float, float]:
@@ -66,4 +72,4 @@ class BudgetGrid(Grid):
 class IsoflopGrid(BudgetGrid):
     """The grid alone, for each architecture as it is."""
 
-    type: Literal["isoflop"]
+    type: Literal["isoflop"] = Field(description="several sizes at each budget")

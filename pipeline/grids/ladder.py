@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Literal
 
+from pydantic import Field
+
 from launch.config import RunConfig, TrunkConfig, decay_start
 from pipeline.grids.base import Grid, Point, Proposal, Sized, around
 from pipeline.strict import Positives
@@ -24,11 +26,13 @@ class LadderGrid(Grid):
     what that schedule costs.
     """
 
-    type: Literal["ladder"]
-    params: Positives
-    tokens_per_parameter: Positives
-    trunk: bool = True
-    control: bool = True
+    type: Literal["ladder"] = Field(description="every size for every duration")
+    params: Positives = Field(description="sizes; the nearest shapes are taken")
+    tokens_per_parameter: Positives = Field(description="durations, as a multiple of the size")
+    trunk: bool = Field(default=True, description="branch the durations of a size from one run")
+    control: bool = Field(
+        default=True, description="with `trunk`, a cosine run for each size, to compare with"
+    )
 
     @property
     def reach(self) -> tuple[float, float]:

@@ -23,10 +23,10 @@ class MoeGrid(BudgetGrid):
     FLOPs but for the router. An architecture without experts is trained once, as it is.
     """
 
-    type: Literal["moe"]
-    experts: Counts
-    top_k: Counts = Field([2])
-    granularity: Counts = Field([1])
+    type: Literal["moe"] = Field(description="numbers, uses and sizes of experts")
+    experts: Counts = Field(description="how many experts, before they are cut")
+    top_k: Counts = Field(default=[2], description="how many of them a token takes")
+    granularity: Counts = Field(default=[1], description="how many parts each expert is cut into")
 
     laws: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "granularity": {"params": "params_non_embedding"},

@@ -17,14 +17,17 @@ class ProbeGrid(Grid):
     """Every learning rate and batch for every size and duration.
 
     The fit writes ``rule.json``: the best of each as a power law of parameters and tokens, which
-    another study uses as ``rule: {name: measured, study: …}`` (``pipeline.probes``).
+    another study uses as ``rule: {name: measured, study: …}``, for each architecture its own
+    (``pipeline.probes``).
     """
 
-    type: Literal["probe"]
-    params: Positives
-    tokens_per_parameter: Positives = Field([20.0])
-    learning_rates: Positives
-    batch_tokens: Positives
+    type: Literal["probe"] = Field(description="learning rates and batches")
+    params: Positives = Field(description="sizes; the nearest shapes are taken")
+    tokens_per_parameter: Positives = Field(
+        default=[20.0], description="durations, as a multiple of the size"
+    )
+    learning_rates: Positives = Field(description="every one is tried at every batch")
+    batch_tokens: Positives = Field(description="batches, in tokens")
 
     @property
     def reach(self) -> tuple[float, float]:

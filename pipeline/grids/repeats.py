@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from data.corpus import CorpusConfig, MixtureConfig
 from data.errors import DataError
 from pipeline.grids.base import Grid, Point, Proposal, Sized, around
@@ -21,11 +23,11 @@ class RepeatsGrid(Grid):
     2305.16264).
     """
 
-    type: Literal["repeats"]
-    params: Positives
-    unique_tokens: Counts
-    epochs: Positives
-    max_epochs: Positive = 1e4
+    type: Literal["repeats"] = Field(description="the same tokens again")
+    params: Positives = Field(description="sizes; the nearest shapes are taken")
+    unique_tokens: Counts = Field(description="how many tokens may be seen, a random sample")
+    epochs: Positives = Field(description="how often they are seen")
+    max_epochs: Positive = Field(default=1e4, description="no run of more passes is planned")
 
     laws: ClassVar[Mapping[str, Mapping[str, str]]] = {"data-constrained": {}}
 

@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from pipeline import __version__
 from pipeline.cli import app, main
+
+ROOT = Path(__file__).resolve().parents[2]
 
 COMMANDS = sorted(command.callback.__name__ for command in app.registered_commands)
 
@@ -52,6 +56,27 @@ def test_debug_shows_the_traceback():
     shown = subprocess.run(command, capture_output=True, text=True)
     assert shown.returncode != 0
     assert "Traceback" in shown.stderr
+
+
+def test_a_fault_of_ours_tells_how_to_see_more_and_a_users_does_not(run, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr("pipeline.config.load_study", broken)
+    code, _, err = run("plan", "quickstart")
+    assert (code, "ValueError: operands" in err, "--debug for the traceback" in err) == (
+        2,
+        True,
+        True,
+    )
+    monkeypatch.undo()
+    assert "--debug" not in CliRunner().invoke(app, ["plan", "quickstrat"]).output
+
+
+def test_the_version_is_told_once(run):
+    code, out, _ = run("--version")
+    assert (code, out) == (0, f"isoflop {__version__}\n")
+    assert "version" not in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def test_a_bad_budget_of_a_prediction_is_refused(run, tmp_path):
