@@ -305,7 +305,7 @@ class RunConfig(Section):
         if batch % readers:
             raise ValueError(
                 f"data.batch_size is {batch}; "
-                f"allowed: a multiple of parallel.ranks, which is {parallel.ranks}{shared}"
+                f"allowed: a multiple of {readers}, since parallel.ranks is {parallel.ranks}{shared}"
             )
         micro = self.train.micro_batch_size
         if micro is not None and batch // readers % micro:
