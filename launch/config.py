@@ -304,8 +304,8 @@ class RunConfig(Section):
             shared = f" over parallel.sequence_parallel, which is {parallel.sequence_parallel}"
         if batch % readers:
             raise ValueError(
-                f"data.batch_size is {batch}; "
-                f"allowed: a multiple of {readers}, since parallel.ranks is {parallel.ranks}{shared}"
+                f"data.batch_size is {batch}; allowed: a multiple of {readers}, since "
+                f"parallel.ranks is {parallel.ranks}{shared}"
             )
         micro = self.train.micro_batch_size
         if micro is not None and batch // readers % micro:
