@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,12 @@ _seat: Seat
 _ranks: Any
 
 
-def take(free: Any, ready: Any, dtype: str, log: Path) -> None:
-    """Take a free seat, import what training needs, and wait for the others."""
+def take(free: Any, ready: Any, log: Path, first: RunConfig | None = None) -> None:
+    """Take a free seat, import what training needs, and wait for the others.
+
+    ``first`` is tried for nothing: what the first run of a process makes it load or compute takes
+    seconds, and the runs that follow it in a warm worker are spared that.
+    """
     global _seat, _ranks
     _seat = free.get()
     if _seat.gpu is not None:
@@ -44,7 +49,9 @@ def take(free: Any, ready: Any, dtype: str, log: Path) -> None:
     store, _ = open_store(LOOPBACK, 1)
     _ranks = Ranks(Place(cuda=_seat.gpu is not None, threads=_seat.threads), store)
     keep_pages()
-    peak(dtype)  # or the first run would measure it, and seem to start slowly
+    if first:
+        with suppress(Exception):  # which its own turn will raise
+            attempt(first)
     ready.wait(JOIN_SECONDS)
 
 

@@ -21,9 +21,10 @@ from statistics import fmean
 
 from launch.config import ParallelConfig, RunConfig
 from pipeline import seat
+from pipeline.errors import StudyError
 from pipeline.seat import Seat
 
-SECONDS = 0.3
+SECONDS = 0.25
 EVALUATED = 3
 """Steps from one evaluation to the next: the first of a run is a warm-up."""
 LONGEST = 1000 * EVALUATED
@@ -124,12 +125,14 @@ def rounds(runs: Iterable[str], processes: int) -> list[str]:
 
 
 def measure(runs: Mapping[str, RunConfig], slots: int, log: Path) -> dict[str, Timing | None]:
-    """A timing of each run; None where a rank alone cannot hold the whole state. All have one dtype
-    and shape of rank. What the processes print goes to ``log``."""
+    """A timing of each run by a warm process; None where a rank alone cannot hold the whole state.
+
+    All have one dtype and shape of rank. What the processes print goes to ``log``.
+    """
     one = next(iter(runs.values()))
     places = seats(one.parallel, slots, len(os.sched_getaffinity(0)), _gpus(one.parallel))
     found: dict[str, list[Timing | None]] = {name: [] for name in runs}
-    with _seated(places, one.train.dtype, log) as pool:
+    with _seated(places, log, one) as pool:
         tried = [
             (name, pool.submit(seat.attempt, runs[name])) for name in rounds(runs, len(places))
         ]
@@ -142,22 +145,30 @@ def measure(runs: Mapping[str, RunConfig], slots: int, log: Path) -> dict[str, T
 
 
 def measured_peak(run: RunConfig, log: Path) -> float:
-    """FLOP/s of matrix products in the run's dtype on one device: a GPU of this machine, or a
-    core."""
+    """FLOP/s of matrix products in the run's dtype on one GPU of this machine, or one core.
+
+    Raises:
+        StudyError: no process can be started that computes there.
+    """
     [place] = seats(run.parallel, run.parallel.threads or 1, 1, _gpus(run.parallel))[:1]
-    with _seated([place], run.train.dtype, log) as pool:
-        return pool.submit(seat.peak, run.train.dtype).result() / place.threads
+    with _seated([place], log) as pool:
+        try:
+            return pool.submit(seat.peak, run.train.dtype).result() / place.threads
+        except BrokenProcessPool:
+            raise StudyError(f"{log}: tells why no process could measure this machine") from None
 
 
 @contextmanager
-def _seated(places: Sequence[Seat], dtype: str, log: Path) -> Iterator[ProcessPoolExecutor]:
-    """A process on each seat, all ready at once."""
+def _seated(
+    places: Sequence[Seat], log: Path, first: RunConfig | None = None
+) -> Iterator[ProcessPoolExecutor]:
+    """A process on each seat, all ready at once, and warm by a ``first`` run."""
     context = get_context("spawn")
     free, ready = context.SimpleQueue(), context.Barrier(len(places))
     for place in places:
         free.put(place)
     log.parent.mkdir(parents=True, exist_ok=True)
-    given = (free, ready, dtype, log)
+    given = (free, ready, log, first)
     with ProcessPoolExecutor(len(places), context, seat.take, given) as pool:
         yield pool
 

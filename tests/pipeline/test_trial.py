@@ -1,14 +1,25 @@
 """Trials are of the run itself, on every slot at once, each on a device of its own."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from data.errors import DataError
 from launch.config import ParallelConfig, RunConfig
 from models import Recipe
 from pipeline.seat import attempt
-from pipeline.trial import SECONDS, EnoughError, Stopwatch, alone, measure, rounds, seats
+from pipeline.trial import (
+    SECONDS,
+    EnoughError,
+    Stopwatch,
+    alone,
+    measure,
+    measured_peak,
+    rounds,
+    seats,
+)
 from tests.launch.conftest import RECIPES, VOCAB, write_store
 
 GPUS = [str(index) for index in range(8)]
@@ -124,6 +135,28 @@ def test_a_state_that_no_rank_alone_can_hold_is_not_tried(tmp_path, monkeypatch)
 @pytest.mark.slow
 def test_a_run_is_tried_by_the_training_loop_itself(tmp_path):
     run = tiny(tmp_path, ranks=2, zero_stage=3, threads=1)
-    [found] = measure({"run": run}, 2, tmp_path / "log").values()
+    run = run.model_copy(update={"train": run.train.model_copy(update={"dtype": "fp32"})})
+    log = tmp_path / "log"
+    [found] = measure({"run": run}, 2, log).values()
     assert found.is_measured
     assert 0 < found.evaluation < found.step < 60
+    assert found.start < 5  # what the first run of a process loads is not counted
+    broken = run.model_copy(update={"data": run.data.model_copy(update={"train": tmp_path})})
+    with pytest.raises(DataError, match="no token store"):  # as training would
+        measure({"run": broken}, 1, log)
+    assert measured_peak(run, log) > 1e6
+
+
+def sit(*_: object) -> None:
+    pass
+
+
+def die(run: RunConfig) -> None:
+    os._exit(9)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_ended_for_its_memory_leaves_no_timing(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.seat.take", sit)
+    monkeypatch.setattr("pipeline.seat.attempt", die)
+    assert measure({"run": tiny(tmp_path, threads=1)}, 1, tmp_path / "log") == {"run": None}
