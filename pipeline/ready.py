@@ -13,7 +13,6 @@ from data.prepare import Prepared, Progress, prepare
 from pipeline import show
 from pipeline.config import Study, fingerprint
 from pipeline.job import Job, unfinished
-from pipeline.kept import keep
 from pipeline.machine import Machine
 from pipeline.packing import makespan
 from pipeline.plan import PLAN, Plan, Tokens, as_dict
@@ -75,7 +74,7 @@ def make_ready(
     price: float | None = None,
     is_written: bool = True,
 ) -> Ready:
-    """Prepare the tokens, plan, measure and show; keep the plan and the study unless told not to.
+    """Prepare the tokens, plan, measure and show; write the plan unless told not to.
 
     Raises:
         StudyError: nothing can be run as asked; or it fits into no memory, or on no disk.
@@ -92,7 +91,6 @@ def make_ready(
         check_disk(study.folder, disk)
         if is_written:
             plan.write(study.folder / PLAN)
-            keep(study)
         work.update(0.2, "measuring this machine")
         seconds, basis = expected_seconds(study, plan, machine.slots, machine.gpu)
         work.update(1, f"{len(plan.runs)} runs, {plan.flops:.3g} training FLOPs")

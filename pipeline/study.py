@@ -16,7 +16,7 @@ from pipeline.config import Study
 from pipeline.errors import BusyError, StudyError
 from pipeline.fits import fit_table, fitted
 from pipeline.grids import AdaptiveGrid
-from pipeline.kept import STUDY, is_kept
+from pipeline.kept import STUDY, is_kept, keep
 from pipeline.lease import leading
 from pipeline.machine import Machine
 from pipeline.plan import PLAN, Plan
@@ -52,6 +52,7 @@ def run_study(
         leading(study.folder, say=say) as lease,
         Machine(study, slots, cluster, say) as machine,
     ):
+        keep(study)
         device_seconds = math.inf if device_hours is None else 3600 * device_hours
         while True:
             ready = make_ready(study, console, machine)
@@ -88,6 +89,8 @@ def preflight(
     """
     with leading(study.folder), Machine(study, slots, cluster, planned=True) as machine:
         is_ours = not any(study.folder.glob("runs/*")) or is_kept(study)
+        if is_ours:
+            keep(study)
         ready = make_ready(study, console, machine, price, is_ours)
     if not is_ours:
         console.print(

@@ -18,6 +18,7 @@ from pipeline.atomic import write_text
 from pipeline.cli import app
 from pipeline.config import Study, load_study
 from pipeline.errors import ConfigError, StoppedError, StudyError
+from pipeline.kept import STUDY
 from pipeline.law_files import fits_of
 from pipeline.lease import leading
 from pipeline.plan import PLAN, Plan, Tokens
@@ -189,3 +190,4 @@ def test_an_interruption_claims_what_is_known_and_no_more(study, monkeypatch, st
     ended = CliRunner().invoke(app, ["run", "small"])
     assert ended.exit_code == 130
     assert ended.stdout.startswith(said)
+    assert (study.folder / STUDY).is_file(), "for whoever asks by its name"
