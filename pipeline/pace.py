@@ -1,9 +1,9 @@
-"""What runs should take, from the timings of a few: interpolated by the FLOPs of a step."""
+"""What runs should take, from the timings of a few."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -27,54 +27,62 @@ parameters); and written, hashed and synced, which is waited for at the end of a
 local disk takes it)."""
 
 
-@dataclass(frozen=True)
 class Pace:
-    """Timings of steps of one architecture, by their FLOPs, ascending."""
+    """What an architecture's steps cost on a rank: so many seconds each, by token and layer (what
+    is done to each element) and by FLOP (matrix products), as fits the timings of some runs best,
+    none of them negative; and how far those are off, interpolated by the FLOPs. Widths differ by
+    tens of percent in what their matrix products reach, so that no formula of their size fits."""
 
-    flops: list[float]
-    timings: list[Timing]
+    def __init__(self, measured: Sequence[tuple[RunConfig, Timing]]) -> None:
+        from scipy.optimize import nnls
 
-    @classmethod
-    def of(cls, measured: Iterable[tuple[float, Timing]]) -> Pace:
-        """The mean where several steps have the same FLOPs."""
-        by_flops: dict[float, list[Timing]] = {}
-        for flops, timing in measured:
-            by_flops.setdefault(flops, []).append(timing)
-        sizes = sorted(by_flops)
-        return cls(sizes, [Timing.mean(by_flops[size]) for size in sizes])
+        loads_NF = np.array([_load(run) for run, _ in measured])
+        steps_N = np.array([timing.step for _, timing in measured])
+        self._costs_F, _ = nnls(loads_NF / steps_N[:, None], np.ones(len(steps_N)))
+        found: dict[float, list[tuple[float, float, float]]] = {}
+        for (run, timing), fitted in zip(measured, loads_NF @ self._costs_F, strict=True):
+            told = timing.step / fitted, timing.evaluation / timing.step, timing.start
+            found.setdefault(math.log(rank_flops(run)), []).append(told)
+        self._flops = sorted(found)
+        self._known = np.array([np.mean(found[flops], axis=0) for flops in self._flops]).T
 
     def seconds_of(self, run: RunConfig) -> float:
         """Expected seconds that ``run`` holds its slot: start, steps, evaluations, checkpoints and
-        hand-over; beyond the largest measured step, by its FLOPs."""
-        flops = step_flops(run)
-        beyond = max(flops / self.flops[-1], 1.0)
-        step, evaluation = (self._at(flops, name) * beyond for name in ("step", "evaluation"))
-        trained = own_steps(run) * step + _evaluated_steps(run) * evaluation
-        return self._at(flops, "start") + trained + _saving(run) + HANDOVER_SECONDS
+        hand-over."""
+        flops = math.log(rank_flops(run))
+        ratio, evaluation, start = (np.interp(flops, self._flops, known) for known in self._known)
+        steps = own_steps(run) + _evaluated_steps(run) * float(evaluation)
+        trained = steps * float(ratio * (_load(run) @ self._costs_F))
+        return float(start) + trained + _saving(run) + HANDOVER_SECONDS
 
-    def _at(self, flops: float, name: str) -> float:
-        return float(np.interp(flops, self.flops, [getattr(each, name) for each in self.timings]))
+
+def _load(run: RunConfig) -> np.ndarray:
+    """What the seconds of a step go by on each rank (3,): one, tokens times layers, FLOPs."""
+    tokens = run.tokens_per_step / run.parallel.ranks
+    return np.array([1.0, tokens * run.model.get("n_layers", 1), rank_flops(run)])
 
 
 def guessed(run: RunConfig, peak: float) -> Timing:
     """At a share of the ``peak`` of one device."""
-    step = step_flops(run) / (SHARE_OF_PEAK * peak * width(run))
+    share = width(run) / run.parallel.ranks
+    step = rank_flops(run) / (SHARE_OF_PEAK * peak * share)
     return Timing(step, FORWARD * step, is_measured=False)
 
 
-def step_flops(run: RunConfig) -> float:
-    return run_flops(run) / run.train.steps
+def rank_flops(run: RunConfig) -> float:
+    """Of a training step on each rank."""
+    return run_flops(run) / run.train.steps / run.parallel.ranks
 
 
 def spread(runs: Sequence[RunConfig], count: int) -> list[RunConfig]:
     """A few of the runs: of the smallest step, of the largest, and between them those that halve
-    the widest gap, as wide as the FLOPs that are spent on steps in it."""
+    the widest gap, as wide as the number of steps in it."""
     by_step: dict[float, list[RunConfig]] = {}
     for run in runs:
-        by_step.setdefault(step_flops(run), []).append(run)
+        by_step.setdefault(rank_flops(run), []).append(run)
     sizes = sorted(by_step)
-    spent = [sum(map(run_flops, by_step[size])) for size in sizes]
-    return [by_step[sizes[place]][0] for place in halved(spent, count)]
+    steps = [sum(map(own_steps, by_step[size])) for size in sizes]
+    return [by_step[sizes[place]][0] for place in halved(steps, count)]
 
 
 def halved(weights: Sequence[float], count: int) -> list[int]:

@@ -1,7 +1,7 @@
 """What a plan will take on this machine, measured before anything starts.
 
 Of each architecture a few planned runs are tried for a moment (``pipeline.trial``), from the
-smallest step to the largest; the others are interpolated between them by the FLOPs of a step. What
+smallest step to the largest; what the others take follows from those (``pipeline.pace``). What
 finished runs took counts as well. Where runs want GPUs and this machine has none, and where a rank
 alone cannot hold what a gang shares, a share of the device's peak is all there is to go by.
 """
@@ -25,7 +25,7 @@ from pipeline import trial
 from pipeline.atomic import write_text
 from pipeline.config import Study, fingerprint
 from pipeline.gpus import SHARE_OF_PEAK, UNKNOWN_FLOPS, Gpu
-from pipeline.pace import FORWARD, Pace, guessed, spread, step_flops
+from pipeline.pace import FORWARD, Pace, guessed, spread
 from pipeline.plan import Plan
 from pipeline.runs import own_steps, run_folder
 from pipeline.trial import Timing
@@ -70,8 +70,8 @@ def expected_seconds(study: Study, plan: Plan, slots: int, gpu: Gpu | None = Non
             run.fingerprint(): guessed(run, peak) for some in probes.values() for run in some
         }
     for name, some in probes.items():
-        measured[name] += [(step_flops(run), timings[run.fingerprint()]) for run in some]
-    paces = {name: Pace.of(found) for name, found in measured.items()}
+        measured[name] += [(run, timings[run.fingerprint()]) for run in some]
+    paces = {name: Pace(found) for name, found in measured.items()}
     seconds = {
         run.fingerprint(): paces[name].seconds_of(run)
         for name, runs in groups.items()
@@ -159,15 +159,15 @@ def _machine(has_gpu: bool) -> list[str]:
     return found
 
 
-def _finished(study: Study, runs: Sequence[RunConfig]) -> list[tuple[float, Timing]]:
-    """FLOPs and timing of a step of every run that has finished at its first attempt."""
+def _finished(study: Study, runs: Sequence[RunConfig]) -> list[tuple[RunConfig, Timing]]:
+    """The timing of a step of every run that has finished at its first attempt."""
     tails = [(run, read_tail(run_folder(study, run))) for run in runs]
     steps = [
-        (step_flops(run), tail.train_seconds / own_steps(run))
+        (run, tail.train_seconds / own_steps(run))
         for run, tail in tails
         if tail.status == "finished" and tail.attempts == 1 and tail.train_seconds
     ]
-    return [(flops, Timing(step, FORWARD * step)) for flops, step in steps]
+    return [(run, Timing(step, FORWARD * step)) for run, step in steps]
 
 
 def _by_architecture(runs: Iterable[RunConfig]) -> dict[str, list[RunConfig]]:

@@ -1,7 +1,6 @@
 """Expected time: interpolated between measured steps, measured once, and by what has finished."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -40,17 +39,54 @@ def flops(run):
     return run_flops(run) / run.train.steps
 
 
-def test_a_pace_interpolates_between_measured_steps_and_scales_beyond_them(run):
-    one = flops(run)
-    fast, slow = Timing(0.01, 0.002), Timing(0.03, 0.004)
-    found = Pace.of([(one * 1.5, slow), (one / 2, fast), (one * 1.5, replace(slow, step=0.01))])
-    assert found.seconds_of(run) == pytest.approx(1000 * 0.015 + HANDOVER_SECONDS)
-    small = Pace.of([(one / 4, fast)])
-    assert small.seconds_of(run) == pytest.approx(1000 * 0.04 + HANDOVER_SECONDS)
+def sized(run, width, n_layers, rows):
+    """``run`` of another shape, at 128 tokens a row; its FLOPs are those of its matrices."""
+    cost = run.cost.model_copy(update={"training_flops_per_token": 72.0 * n_layers * width**2})
+    model = run.model | {"width": width, "n_layers": n_layers}
+    return changed(run, "data", batch_size=rows).model_copy(update={"model": model, "cost": cost})
+
+
+def synthetic(run):
+    """Seconds of a step on a machine of 1 ms a step, 2 µs a token and layer, 50 GFLOP/s."""
+    tokens = run.tokens_per_step
+    return 1e-3 + 2e-6 * tokens * run.model["n_layers"] + flops(run) / 5e10
+
+
+def test_a_pace_finds_what_steps_of_shapes_that_were_not_tried_take(run):
+    tried = [sized(run, *shape) for shape in ((8, 1, 8), (8, 3, 2), (24, 2, 8), (48, 3, 8))]
+    found = Pace([(one, Timing(synthetic(one), 0.0)) for one in tried])
+    others = [sized(run, *shape) for shape in ((16, 2, 4), (12, 4, 1), (64, 5, 8), (4, 1, 1))]
+    for one in (*tried, *others):  # also beyond those tried, on both sides
+        expected = 1000 * synthetic(one) + HANDOVER_SECONDS
+        assert found.seconds_of(one) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_pace_keeps_to_what_was_measured_where_a_width_is_slow(run):
+    tried = [sized(run, width, 2, 8) for width in (8, 16, 24, 32)]
+    slow = [synthetic(one) * (1.7 if one.model["width"] == 24 else 1.0) for one in tried]
+    found = Pace([(one, Timing(took, 0.0)) for one, took in zip(tried, slow, strict=True)])
+    for one, took in zip(tried, slow, strict=True):
+        assert found.seconds_of(one) == pytest.approx(1000 * took + HANDOVER_SECONDS, rel=1e-6)
+    again = Pace([(tried[0], Timing(0.01, 0.0)), (tried[0], Timing(0.03, 0.0))])
+    assert again.seconds_of(tried[0]) == pytest.approx(20 + HANDOVER_SECONDS, rel=1e-6)
+
+
+def test_of_one_timing_alone_others_go_by_their_flops(run):
+    found = Pace([(run, Timing(0.01, 0.0))])
+    larger = sized(run, 2 * run.model["width"], run.model["n_layers"], run.data.batch_size)
+    expected = 10 * flops(larger) / flops(run) + HANDOVER_SECONDS
+    assert found.seconds_of(larger) == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_a_gang_shares_counts_on_each_of_its_ranks(run):
+    gang = changed(run, "parallel", ranks=2)
+    found = Pace([(run, Timing(0.01, 0.0))])
+    assert found.seconds_of(gang) == pytest.approx(5 + HANDOVER_SECONDS, rel=1e-6)
+    assert guessed(gang, 1e12).step == guessed(run, 1e12).step / 2
 
 
 def test_starts_evaluations_and_checkpoints_take_time_beside_the_steps(run):
-    known = Pace.of([(flops(run), Timing(0.01, 0.004, start=2.0))])
+    known = Pace([(run, Timing(0.01, 0.004, start=2.0))])
     before = known.seconds_of(run)
     assert before == pytest.approx(2 + 10 + HANDOVER_SECONDS)
     judged = changed(run, "data", eval_tokens=10 * run.tokens_per_step)
@@ -67,7 +103,7 @@ def test_a_branch_takes_what_comes_after_its_trunk_alone(run, tmp_path):
 
     run = changed(run, "data", eval_tokens=6 * run.tokens_per_step)
     branch = changed(run, "train", evaluations=4, trunk=TrunkConfig(run=tmp_path, step=800))
-    known = Pace.of([(flops(run), Timing(0.01, 0.003))])
+    known = Pace([(run, Timing(0.01, 0.003))])
     assert known.seconds_of(branch) == pytest.approx(2 + 6 * 0.003 + HANDOVER_SECONDS)
 
 
