@@ -67,7 +67,10 @@ ArchitectureOption = Annotated[
 ]
 BudgetOption = Annotated[float, typer.Option("--flops", help="Training FLOPs to spend.")]
 SlotsOption = Annotated[
-    int | None, typer.Option("--slots", min=1, help="Cores to train on (default: all).")
+    int | None,
+    typer.Option(
+        "--slots", min=1, help="Places for ranks, each a core or its GPUs (default: all)."
+    ),
 ]
 
 

@@ -143,3 +143,10 @@ def test_a_study_that_wants_more_than_the_cluster_has_is_refused(tmp_path):
     for ranks, gpus in ((16, 1.0), (32, 0.0)):
         with pytest.raises(ConfigError, match="allowed: at most the"):
             check_fit(study(ranks, gpus), cluster)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_key_is_in_the_guide(kind):
+    guide = (CONFIGS.parent / "docs" / "cluster.md").read_text()
+    named = set(re.findall(r"`(\w+)`", guide))
+    assert set(KINDS[kind].model_fields) - {"kind"} <= named
