@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from models.errors import RecipeError
 from models.linear import Linear, Role
 
 if TYPE_CHECKING:
@@ -36,8 +38,10 @@ class Frame:
         """Of products of queries and keys that are K = `width_of(D)` wide in a model of width D:
         1/√K. Under muP √K_b/K with K_b at the base width, since products of what was trained grow
         as K and not as its root (Tensor Programs V, 2203.03466, definition 4.1)."""
-        own = width_of(self.width)
-        base = own if self.base_width is None else width_of(self.base_width)
+        base = own = width_of(self.width)
+        if self.base_width is not None:
+            with suppress(RecipeError):  # nor is it trained then: `ModelConfig.check_rates`
+                base = width_of(self.base_width)
         scale: float = own**-0.5 * (base / own) ** 0.5
         return scale
 

@@ -142,6 +142,7 @@ def _multipliers(model: Model) -> Iterator[tuple[int, float]]:
     base = model.config.base
     if base is None:
         return
+    model.config.check_rates()
     with torch.device("meta"):
         fan_ins = {matrix.name: matrix.fan_in for matrix in matrices(build(base))}
     for name, weight, fan_in in matrices(model):

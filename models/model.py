@@ -205,7 +205,7 @@ class Model(Stack):
 
     def param_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: learning rates scaled with width as the scheme says, and decay
-        on `matrices` and kernels of convolutions alone."""
+        on `matrices` and kernels of convolutions alone. See `ModelConfig.check_rates`."""
         return init.param_groups(self, learning_rate, weight_decay)
 
     def matrices(self) -> Iterator[init.Matrix]:

@@ -112,17 +112,17 @@ class ModelConfig:
                 raise error.within("encoder") from None
         if self.generator is not None:
             self.generator.validate()
-        if self.base is not None and self.base.width != self.width:
-            self._validate_base(self.base)
 
-    def _validate_base(self, base: ModelConfig) -> None:
-        """Rates and scales follow those at muP's base width: there must be a model of it."""
+    def check_rates(self) -> None:
+        """RecipeError if there is no model of muP's base width for rates to follow."""
+        if self.base is None:
+            return
         try:
-            base.validate()
+            self.base.validate()
         except RecipeError as error:
-            what = f"muP's rates are relative to a model of that width, but {error}; base_width"
+            what = f"muP's rates follow a model of that width, and there is none ({error})"
             allowed = "a width that the recipe can be built at"
-            raise RecipeError(("init", "base_width"), base.width, allowed, what) from None
+            raise RecipeError(("init", "base_width"), self.base.width, allowed, what) from None
 
     def check_length(self, sequence_length: int) -> None:
         """RecipeError if rows of so many tokens of text are longer than some stack can read."""

@@ -258,8 +258,9 @@ def _check_sizes(study: Study, recipe: dict[str, Any]) -> None:
     found = shapes(
         Recipe.from_dict(recipe), vocab_size=vocab_size, low=low, high=high, convention=convention
     )
-    for model in found[:1]:  # the length that they can read is the same for all
+    for model in found[:1]:  # the length that they can read and muP's base are the same for all
         model.check_length(study.train.sequence_length)
+        model.check_rates()
 
 
 class _Resolver:

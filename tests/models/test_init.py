@@ -124,13 +124,15 @@ def test_scores_shrink_with_the_heads_width_under_mup(
 
 
 def test_a_base_width_that_cannot_be_built_is_refused() -> None:
+    """It can be counted and read, and not trained."""
     given = {"pattern": "attention+mlp", "branches": {"attention": {"n_heads": 12}}, "init": "mup"}
+    shape = {"width": 192, "n_layers": 1, "vocab_size": 64}
+    model = build(Recipe.from_dict(given).at(**shape))
     with pytest.raises(RecipeError, match=r"n_heads.*heads do not divide the width 64") as caught:
-        Recipe.from_dict(given).at(width=192, n_layers=1, vocab_size=64)
+        model.param_groups(0.02, 0.1)
     assert caught.value.key == ("init", "base_width")
-    Recipe.from_dict(given | {"init": {"scheme": "mup", "base_width": 96}}).at(
-        width=192, n_layers=1, vocab_size=64
-    )
+    given |= {"init": {"scheme": "mup", "base_width": 96}}
+    assert build(Recipe.from_dict(given).at(**shape)).param_groups(0.02, 0.1)
 
 
 def scales(zoo: Any, name: str, width: int, scheme: str = "mup") -> dict[str, float]:

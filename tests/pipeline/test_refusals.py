@@ -36,6 +36,10 @@ SLIPS = {
         [f"{DENSE}={{branches: {{attention: {{n_heads: 7}}}}}}"],
         "attention.n_heads: heads do not divide the width",
     ),
+    "heads and muP's base width": (
+        [f"{DENSE}={{init: {{scheme: mup, base_width: 50}}}}"],
+        "dense.recipe.init.base_width: muP's rates follow a model of that width",
+    ),
     "top_k over experts": (
         [f"{MOE}={{branches: {{moe: {{top_k: 9}}}}}}"],
         "moe.top_k: out of range: 9; allowed: 1 to the 8 experts",
