@@ -70,11 +70,17 @@ def _on_loopback(alone: bool) -> None:
 
 
 def _connect(**options: object) -> None:
-    """Ray exits at SIGTERM wherever it stands: whoever set a handler before keeps it."""
+    """Ray exits at SIGTERM wherever it stands: whoever set a handler before keeps it, and is asked
+    what to do where the signal comes while Ray starts."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(log_to_driver=False, logging_level="ERROR", **options)
+    try:
+        ray.init(log_to_driver=False, logging_level="ERROR", **options)
+    except SystemExit as end:
+        if callable(handler) and end.code == signal.SIGTERM:
+            handler(signal.SIGTERM, None)
+        raise
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
 

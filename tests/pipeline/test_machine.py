@@ -1,7 +1,10 @@
 """The slots of a study: those of this machine, or of the cluster that this process is in."""
 
+import signal
+
 import pytest
 
+from launch import cluster as ray_cluster
 from models import Recipe
 from pipeline.cluster_file import load_cluster
 from pipeline.config import load_study
@@ -49,3 +52,18 @@ def test_a_gpu_is_known_by_its_name_or_its_memory():
     assert gpu("96 GB").memory == 96e9
     with pytest.raises(ValueError, match=r"given 'h10', allowed: .*; did you mean 'h100'\?"):
         gpu("h10")
+
+
+def test_a_signal_that_comes_while_ray_starts_is_answered_as_any_other(monkeypatch):
+    """Ray's own answer is an exit whose code says nothing to Slurm."""
+
+    def init(**_: object) -> None:
+        raise SystemExit(signal.SIGTERM)
+
+    monkeypatch.setattr(ray_cluster.ray, "init", init)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ray_cluster._connect()
+    finally:
+        signal.signal(signal.SIGTERM, before)
