@@ -108,8 +108,9 @@ def test_too_much_code_for_a_config_map_is_refused():
 
 
 def test_labels_are_what_kubernetes_takes_for_any_study_name():
+    one = "grid={type: ladder, params: [1e5], tokens_per_parameter: [20], trunk: false}"
     for name in ("a", "a" * 64, "a" * 62 + "--", "v1.2_x-"):
-        kube, package, submission = manifest(f"name={name}")
+        kube, package, submission = manifest(f"name={name}", one)
         for document in kube.manifest(package, submission):
             meta = document["metadata"]
             assert all(LABEL.fullmatch(value) for value in meta["labels"].values())
