@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard
@@ -210,15 +211,13 @@ def _check(study: Study, resolver: _Resolver) -> None:
     ]
     if study.tokenizer.kind == "file":
         checks.append((("tokenizer",), lambda: load(study.tokenizer)))
-    recipes: list[tuple[Key, dict[str, Any]]] = [
-        (("architectures", name, "recipe"), architecture.recipe)
+    recipes: list[tuple[Key, Architecture]] = [
+        (("architectures", name, "recipe"), architecture)
         for name, architecture in study.architectures.items()
     ]
-    checks += [(key, partial(_check_recipe, study, recipe)) for key, recipe in recipes]
+    checks += [(key, partial(_check_recipe, study, one.recipe)) for key, one in recipes]
     _raise_faults(checks, resolver)
-    _raise_faults(
-        [(key, partial(_check_sizes, study, recipe)) for key, recipe in recipes], resolver
-    )
+    _raise_faults([(key, partial(_check_sizes, study, one)) for key, one in recipes], resolver)
 
 
 def _corpora(corpus: CorpusConfig | MixtureConfig) -> list[tuple[Key, CorpusConfig]]:
@@ -249,18 +248,23 @@ def _check_recipe(study: Study, recipe: dict[str, Any]) -> None:
     check(Recipe.from_dict(recipe), study.tokenizer.vocab_size or 1024)
 
 
-def _check_sizes(study: Study, recipe: dict[str, Any]) -> None:
-    from models import Recipe
+def _check_sizes(study: Study, architecture: Architecture) -> None:
+    from models import Recipe, slicing
     from models.size import shapes
 
     low, high = study.grid.reach
     vocab_size, convention = study.tokenizer.vocab_size or 1024, study.grid.convention
+    recipe, train = architecture.recipe, study.train.of(architecture.train)
     found = shapes(
         Recipe.from_dict(recipe), vocab_size=vocab_size, low=low, high=high, convention=convention
     )
-    for model in found[:1]:  # the length that they can read and muP's base are the same for all
-        model.check_length(study.train.sequence_length)
+    for model in found[:1]:  # what is asked of it here is the same for all
+        model.check_length(train.sequence_length)
         model.check_rates()
+        is_relayed = slicing.is_relayed(model)
+        for settings in study.parallel.steps:
+            layout = settings.layout(train, expert_counts(recipe))
+            refuse_conflicts(replace(layout, is_relayed=is_relayed))
 
 
 class _Resolver:

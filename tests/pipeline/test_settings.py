@@ -84,6 +84,17 @@ def test_what_cannot_be_combined_is_refused_when_the_study_is_read(tmp_path):
     )
 
 
+def test_a_recurrence_whose_ranks_would_meet_in_every_layer_is_refused_before_tokenizing(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.replace("{recipe: llama, train: {optimizer: muon}}", "{recipe: mamba2}"))
+    shared = ["parallel.ranks=2", "parallel.sequence_parallel=2"]
+    assert load_study(path, [*shared, "parallel.zero_stage=1"], check=True)
+    with pytest.raises(
+        ConfigError, match=r"architectures\.muon\.recipe: .* and a recurrence; allowed: 0, 1"
+    ):
+        load_study(path, [*shared, "parallel.zero_stage=2"], check=True)
+
+
 def test_an_architecture_has_its_own_training_and_rule(tmp_path):
     path = tmp_path / "study.yaml"
     own = "train: {optimizer: muon, weight_decay: 0.0, betas: [0.9, 0.99]}, rule: {name: step_law}"
