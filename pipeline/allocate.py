@@ -37,30 +37,32 @@ def predict_study(study: Study, flops: float, architecture: str | None) -> list[
 
 
 def predict_laws(laws: Laws, flops: float, architecture: str | None) -> list[dict[str, Any]]:
-    """The same allocations by laws alone, which no recipe is known of.
+    """The same allocations by laws alone, which no recipe is known of; of several laws those that
+    tell none are ``refused``, with the reason.
 
     Raises:
-        StudyError: no such law; or one that has no optimum, or is not identified by its runs.
+        StudyError: no such law; or none that has an optimum and is identified by its runs.
     """
     _positive(flops)
-    found = []
+    found: list[dict[str, Any]] = []
     for name, fit in laws.of(architecture).items():
+        about = {"architecture": name, "convention": fit.data.convention}
         try:
-            best = fit.allocate(flops)
+            found.append(about | {"allocation": fit.allocate(flops).to_dict()})
         except AnalysisError as error:
-            raise StudyError(f"{laws.name}/{name}: {error}") from None
-        found.append(
-            {
-                "architecture": name,
-                "convention": fit.data.convention,
-                "allocation": best.to_dict(),
-            }
-        )
+            found.append(about | {"refused": str(error)})
+    if all("refused" in one for one in found):
+        reasons = (f"{laws.name}/{one['architecture']}: {one['refused']}" for one in found)
+        raise StudyError("\n".join(reasons))
     return found
 
 
 def prediction_table(predictions: list[dict[str, Any]], flops: float) -> Group:
     """The allocations side by side; of a study also shapes, and where the RunConfigs are."""
+    refused = [
+        f"{one['architecture']}: {one['refused']}" for one in predictions if "refused" in one
+    ]
+    predictions = [found for found in predictions if "allocation" in found]
     is_shaped = all("run" in found for found in predictions)
     shape = ["nearest shape"] if is_shaped else []
     table = new_table(["", "N*", "D*", "D*/N*", "loss", *shape])
@@ -73,7 +75,7 @@ def prediction_table(predictions: list[dict[str, Any]], flops: float) -> Group:
         table.add_row(found["architecture"], *cells)
     configs = [f"config  {found['config']}" for found in predictions if is_shaped]
     title = f"Compute-optimal at {flops:.3g} training FLOPs, with 95% intervals"
-    return titled(title, table, *configs)
+    return titled(title, table, *configs, *refused)
 
 
 def allocate_study(study: Study, flops: float, architecture: str | None) -> list[dict[str, Any]]:

@@ -87,6 +87,20 @@ def test_each_architecture_of_a_table_has_a_law_of_its_own(run, tmp_path, undraw
     assert (code, "did you mean 'moe'" in err) == (2, True)
 
 
+def test_a_law_without_an_optimum_is_named_beside_those_that_have_one(run, tmp_path, undrawn):
+    folder = tmp_path / "laws"
+    fit(run, table(tmp_path / "a.csv"), folder)
+    law = read_law(folder / "fits" / "model.json").to_dict()
+    few = {"type": "NotIdentifiable", "message": "all runs lie on one line", "rows": []}
+    (folder / "fits" / "line.json").write_text(json.dumps(law | {"warnings": [few]}))
+    _, out, _ = run("predict", folder, "--flops", 1e22, "--json")
+    assert ["refused" in one for one in json.loads(out)] == [True, False]
+    code, out, _ = run("predict", folder, "--flops", 1e22)
+    assert (code, "line: all runs lie on one line" in out) == (0, True)
+    code, _, err = run("predict", folder, "--flops", 1e22, "-a", "line")
+    assert (code, "laws/line: all runs lie on one line" in err) == (2, True)
+
+
 def test_a_saved_table_is_fitted_again_to_the_same_law(run, tmp_path, undrawn):
     fit(run, table(tmp_path / "a.csv"), tmp_path / "one")
     kept = tmp_path / "one" / "table.csv"
