@@ -18,7 +18,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
-ROW_BY_ROW = ("causal", "masked", "replaced_token")
+ROW_BY_ROW = ("causal", "masked", "multi_token", "replaced_token")
 """Objectives that leave a row's tokens where they are, and so may keep documents apart."""
 
 

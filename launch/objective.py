@@ -51,7 +51,7 @@ class Objective(nn.Module):
         with torch.random.fork_rng(enabled=is_sampled):
             if is_sampled:
                 torch.manual_seed(0)
-            parts, balance, aux = losses(
+            found = losses(
                 self.model,
                 tokens_BT,
                 targets_BT,
@@ -63,10 +63,10 @@ class Objective(nn.Module):
                 z_loss=self.z_loss,
             )
         return Losses(
-            total=parts.total * parts.weight,
-            nats=parts.nats.detach() * parts.weight,
-            balance=balance,
-            reported={name: value.detach() for name, value in aux.items()},
+            total=found.summed,
+            nats=found.parts.nats.detach() * found.parts.weight,
+            balance=found.balance,
+            reported={name: value.detach() for name, value in found.aux.items()},
         )
 
 

@@ -10,6 +10,7 @@ alone.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.branch import Aux
@@ -48,29 +49,39 @@ def ahead_loss(
     segments_BT: Tensor | None = None,
     positions_BT: Tensor | None = None,
 ) -> tuple[Tensor, Aux]:
-    """Mean over the depths of the nats per token, and what the layers report as `name/ahead.1`.
+    """Nats summed over the weighed targets of each depth, a mean over the depths, and what the
+    layers report as `name/ahead.1`. Equation 24 divides by the tokens of the rows, as the loss of
+    the next token does.
 
-    Targets of `x_BTD` are the next tokens; where the token ahead lies beyond the row or in another
-    document nothing counts.
+    Targets of `x_BTD` are the next tokens. Where the token ahead lies beyond the row or in another
+    document nothing counts; rows keep their length all the same, as Megatron-LM's do.
     """
     if weights_BT is None:
         weights_BT = torch.ones_like(targets_BT, dtype=torch.float32)
+    slices, length = model.slices, x_BTD.shape[1]
+    offset = 0 if slices is None else slices.rank * length
+    given = (targets_BT, weights_BT, segments_BT)
+    targets_BS, weights_BS, segments_BS = (
+        part if slices is None or part is None else slices.gather(part) for part in given
+    )
+    assert targets_BS is not None
+    assert weights_BS is not None
+
+    def later(row_BS: Tensor, k: int) -> Tensor:
+        """Of each position here what is k positions later in its row; beyond the end 0."""
+        return F.pad(row_BS, (0, k))[:, offset + k : offset + k + length]
+
+    context = Context(segments_BT, positions_BT, offset=offset, slices=slices)
+    context.meet()
     found: list[Tensor] = []
     aux: Aux = {}
     for k, module in enumerate(model.ahead, 1):
-        left = targets_BT.shape[1] - k
-        if left < 1:
-            break
-        segments, positions = (
-            None if given is None else given[:, :left] for given in (segments_BT, positions_BT)
-        )
-        known_BT = targets_BT[:, k - 1 : k - 1 + left]
-        x_BTD, read_BTD, reported = module(
-            x_BTD[:, :left], model.vectors(known_BT), Context(segments, positions)
-        )
+        known_BTD = model.vectors(later(targets_BS, k - 1))
+        x_BTD, read_BTD, reported = module(x_BTD, known_BTD, context)
         aux |= {f"{name}/ahead.{k}": value for name, value in reported.items()}
-        weights = weights_BT[:, k:]
-        if segments_BT is not None:
-            weights = weights * (segments_BT[:, k:] == segments_BT[:, :left])
-        found.append(cross_entropy(model.logits(read_BTD), targets_BT[:, k:], weights).total)
-    return torch.stack(found).mean() if found else x_BTD.new_zeros(()), aux
+        weights = later(weights_BS, k)
+        if segments_BS is not None:
+            weights = weights * (later(segments_BS, k) == later(segments_BS, 0))
+        parts = cross_entropy(model.logits(read_BTD), later(targets_BS, k), weights)
+        found.append(parts.total * parts.weight)
+    return torch.stack(found).mean(), aux

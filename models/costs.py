@@ -165,12 +165,11 @@ def _flops(model: Model, sequence_length: int) -> tuple[int, int]:
             matmul += n * use.branch.matmul_flops() + source * use.branch.source_matmul_flops()
             mixing += use.branch.mixing_flops(n) + use.branch.source_mixing_flops(n, source)
         matmul += n * _projections([] if stack is None else [stack.project])
-    for k, module in enumerate(model.ahead, 1):
-        n = max(length - k, 0)
-        matmul += n * _projections([module.project, model.head])  # type: ignore[list-item]
+    for module in model.ahead:
+        matmul += length * _projections([module.project, model.head])  # type: ignore[list-item]
         for use in module.layer.uses:  # type: ignore[union-attr]
-            matmul += n * use.branch.matmul_flops()
-            mixing += use.branch.mixing_flops(n)
+            matmul += length * use.branch.matmul_flops()
+            mixing += use.branch.mixing_flops(length)
     if model.generator is not None:
         other = _flops(model.generator, sequence_length)
         matmul, mixing = matmul + other[0], mixing + other[1]

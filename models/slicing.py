@@ -33,8 +33,8 @@ RELAYED = frozenset(
     }
 )
 """Branches that go on from a state of fixed size."""
-OBJECTIVES = ("causal", "masked", "replaced_token")
-"""Those that keep a row as long as it is and look at each position by itself."""
+OBJECTIVES = ("causal", "masked", "multi_token", "replaced_token")
+"""Those that keep a row as long as it is, and each position's token and target in their places."""
 
 
 def is_relayed(config: ModelConfig) -> bool:

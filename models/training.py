@@ -15,19 +15,27 @@ from models.model import Model
 
 
 class Pass(NamedTuple):
-    """`parts` are of the objective's targets, `balance` is the weighted sum of the auxiliary
-    losses, `aux` those and statistics as they are. Auxiliary losses are means over what was given
-    here, a generator's over its hidden tokens, modules' that look ahead over their targets: where a
-    batch is cut up, parts with few of these weigh as much as parts with many."""
+    """`parts` are of the objective's targets; `further` are nats, summed over tokens, that count
+    besides; `balance` is the weighted sum of the auxiliary losses, `aux` those and statistics as
+    they are. Auxiliary losses are means over what was given here, a generator's over its hidden
+    tokens: where a batch is cut up, parts with few of these weigh as much as parts with many."""
 
     parts: LossParts
+    further: Tensor | None
     balance: Tensor | None
     aux: Aux
 
     @property
+    def summed(self) -> Tensor:
+        """Over tokens: what adds up over the parts of a batch."""
+        total = self.parts.total * self.parts.weight
+        return total if self.further is None else total + self.further
+
+    @property
     def total(self) -> Tensor:
-        """What to differentiate."""
-        return self.parts.total if self.balance is None else self.parts.total + self.balance
+        """What to differentiate, of a batch that is given as a whole."""
+        mean = self.summed / self.parts.weight.clamp(min=torch.finfo(torch.float32).tiny)
+        return mean if self.balance is None else mean + self.balance
 
 
 def losses(
@@ -63,19 +71,20 @@ def losses(
     parts = cross_entropy(out.logits, targets_BT, weights_BT, label_smoothing, z_loss)
     weighed += [out.aux[name] * weight for name, weight in model.aux_weights.items()]
     aux = out.aux if forged is None else {**out.aux, "generator": forged.loss}
+    further = None
     if len(model.ahead) and model.training:
         assert out.stream_BTD is not None
-        further, found = ahead_loss(
+        nats, found = ahead_loss(
             model, out.stream_BTD, targets_BT, weights_BT, segments_BT, positions_BT
         )
-        weighed.append(further * model.config.recipe.task.weight)
+        further = nats * model.config.recipe.task.weight
         weighed += [
             value * model.aux_weights[name.split("/")[0]] / len(model.ahead)
             for name, value in found.items()
             if name.split("/")[0] in model.aux_weights
         ]
-        aux = {**aux, **found, "further": further}
-    return Pass(parts, torch.stack(weighed).sum() if weighed else None, aux)
+        aux = {**aux, **found, "further": nats / parts.weight.clamp(min=1)}
+    return Pass(parts, further, torch.stack(weighed).sum() if weighed else None, aux)
 
 
 def blank(model: Model, batch_size: int, sequence_length: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Slices:
         return rank
 
     def gather(self, own_BT: Tensor) -> Tensor:
-        """Integers of whole rows, (B, P T)."""
+        """Of whole rows, (B, P T), without a gradient."""
         own_BT = own_BT.contiguous()
         parts = [torch.empty_like(own_BT) for _ in range(self.size)]
         dist.all_gather(parts, own_BT, group=self.group)

@@ -39,6 +39,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "positions": "learned",
         "objective": "masked",
     },
+    "further": {
+        "pattern": "attention+moe",
+        "branches": HEADS | MOE,
+        "objective": {"type": "multi_token", "depth": 2},
+    },
 }
 
 
@@ -110,6 +115,7 @@ def test_slices_are_the_plain_loop(
     ("name", "mode", "changes"),
     [
         ("masked", "ring", {}),
+        ("further", "ulysses", {"data__separate_documents": True}),
         pytest.param("masked", "ulysses", {"train__micro_batch_size": 2}, marks=pytest.mark.slow),
         ("dense", "ulysses", {"data__separate_documents": True, "train__z_loss": 0.01}),
         pytest.param("hybrid", "ring", {"data__packing": "best-fit"}, marks=pytest.mark.slow),
