@@ -30,6 +30,7 @@ WAITING = (
 )
 """A rank that stands in one of these waits for another, or for a GPU that does: it is not the one
 that hangs. The project's own are those that talk to other ranks, and `launch.device.value`."""
+ROOT = str(Path(__file__).resolve().parent.parent)
 PULSE = "pulse"
 LOOKS = 2
 """So many in a row, half a step timeout apart, that find the pulse unchanged: it has stopped."""
@@ -38,9 +39,9 @@ LOOKS = 2
 class Watchdog:
     """A thread of the rank's own: Ray does not notice a process that has stopped working.
 
-    After `timeout` seconds without a `beat` it writes `hang-<rank>.json`, and then its peers do;
-    when all have, or a little later, it ends the process, and the run starts again. That of rank 0
-    keeps a pulse going, by which the driver sees that there is a watchdog.
+    After `timeout` seconds without a `beat` it writes `hang-<rank>.json`, and so do its peers, who
+    look for it; when all have, or a little later, it ends the process, and the run starts again.
+    That of rank 0 keeps a pulse going, by which the driver sees that there is a watchdog.
     """
 
     def __init__(self, folder: Path, rank: int, world: int, timeout: float) -> None:
@@ -67,13 +68,13 @@ class Watchdog:
 
     def _watch(self) -> None:
         looks, beats, silent = 0, 0, 0.0
-        pulse = round(self._timeout / 10 / self._every)
+        seldom = round(self._timeout / 10 / self._every)
         while not self._over.wait(self._every):
-            if self._rank == 0 and looks % pulse == 0:
-                self._write(PULSE, str(looks))
             silent = silent + self._every if beats == self._beats else 0.0
             looks, beats = looks + 1, self._beats
-            if silent > self._limit or (silent > self._limit / 2 and _reports(self._folder)):
+            if looks % seldom == 0 and self._rank == 0:
+                self._write(PULSE, str(looks))
+            if silent > self._limit or (looks % seldom == 0 and _reports(self._folder)):
                 self._end(silent)
 
     def _end(self, silent: float) -> None:
@@ -92,12 +93,13 @@ class Watchdog:
         del frames[threading.get_ident()]
         stack = traceback.extract_stack(frames[self._watched])
         places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in stack]
+        own = (place for place in reversed(places) if _is_own(place) and not _waits(place))
         return {
             "rank": self._rank,
             "step": self._step or 0,
             "seconds": silent,
             "waits": any(_waits(frame.f_code.co_filename) for frame in frames.values()),
-            "place": next((place for place in reversed(places) if not _waits(place)), places[-1]),
+            "place": next(own, places[-1]),
             "stack": places,
         }
 
@@ -173,8 +175,15 @@ def _waits(place: str) -> bool:
     return any(waiting in place for waiting in WAITING)
 
 
+def _is_own(place: str) -> bool:
+    """Whether it is in the project rather than in a library."""
+    return place.startswith(ROOT) and "site-packages" not in place.removeprefix(ROOT)
+
+
 def _reports(folder: Path) -> list[Path]:
-    return list(folder.glob("hang-*.json"))
+    with contextlib.suppress(OSError):  # a shared disk may fail for a moment
+        return list(folder.glob("hang-*.json"))
+    return []
 
 
 def _read(report: Path) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return codes
 
 
-def until(condition: Callable[[], Any], seconds: float = 60) -> None:
+def until(condition: Callable[[], Any], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -273,8 +273,8 @@ def test_of_three_ranks_the_one_that_stops_is_named(
     assert seconds < 2 * TIMEOUT
     assert re.search(told, outcome.reason), outcome.reason
     reports = {path.name for path in tmp_path.glob("hang-*.json")}
-    silent = fault is hold_the_interpreter
-    assert reports == {f"hang-{rank}.json" for rank in range(3) if not (silent and rank == 1)}
+    told_of = (0, 2) if fault is hold_the_interpreter else (0, 1, 2)
+    assert reports >= {f"hang-{rank}.json" for rank in told_of}
     assert "Thread 0x" in (tmp_path / "rank-0.log").read_text()
 
 
