@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_study, merge
+from pipeline.config import load_study
 from pipeline.errors import ConfigError
 from pipeline.planner import make_plan
+from pipeline.resolve import merge
 from tests.pipeline.test_grids import TOKENS
 
 ROOT = Path(__file__).resolve().parents[2]
