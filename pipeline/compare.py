@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from analysis.compare import Gain, gain_at_budget
-from analysis.notices import RefusedError
+from analysis.notices import AnalysisError
 from analysis.result import Fit
 from pipeline import show
 from pipeline.config import Study
@@ -64,7 +64,7 @@ def compare(first: Laws, second: Laws) -> Comparison:
             for factor in (1.0, *first.extrapolate):
                 flops = first.largest * factor
                 gains.append(gain_at_budget(first.fits[one], second.fits[other], flops, names))
-        except RefusedError as refusal:
+        except AnalysisError as refusal:
             remarks.append(f"{names[0]} over {names[1]}: {refusal}")
     laws = {
         f"{side.name}/{name}": fit for side in (first, second) for name, fit in side.fits.items()

@@ -36,8 +36,15 @@ class Laws:
 
     @property
     def largest(self) -> float:
-        """The largest budget that the laws rest on."""
-        reached = [fit.data.ranges["flops"][1] for fit in self.fits.values()]
+        """The largest budget that the laws rest on.
+
+        Raises:
+            StudyError: none rests on runs of which the compute is known.
+        """
+        ranges = [fit.data.ranges for fit in self.fits.values()]
+        reached = [each["flops"][1] for each in ranges if "flops" in each]
+        if not reached:
+            raise StudyError(f"{self.name}: no law of runs whose FLOPs are known, to compare at")
         return max(self.study.grid.targets or reached) if self.study else max(reached)
 
     @property

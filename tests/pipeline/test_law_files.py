@@ -101,6 +101,25 @@ def test_a_law_without_an_optimum_is_named_beside_those_that_have_one(run, tmp_p
     assert (code, "laws/line: all runs lie on one line" in err) == (2, True)
 
 
+def test_laws_that_tell_nothing_of_compute_are_not_compared(run, tmp_path, undrawn):
+    csv = tmp_path / "rates.csv"
+    params, tokens = np.repeat([1e6, 1e7, 1e8], 4), np.tile([1e8, 1e9, 1e10, 1e11], 3)
+    rate = 4 * params**-0.5 * tokens**0.1 * np.linspace(0.9, 1.1, 12)
+    frame = pd.DataFrame({"params": params, "tokens": tokens, "learning_rate": rate})
+    frame.to_csv(csv, index=False)
+    folder = tmp_path / "rates"
+    code, _, err = run(
+        "fit", csv, "--law", "learning-rate", "--resamples", 0, "--save", folder, "--json"
+    )
+    assert (code, err) == (0, "")
+    code, _, err = run("predict", folder, "--flops", 1e20)
+    assert (code, "no compute-optimal allocation" in err) == (2, True)
+    code, out, err = run("compare", folder, folder, "--json")
+    assert code == 0
+    assert json.loads(out)["gains"] == []
+    assert "no compute-optimal allocation" in json.loads(out)["remarks"][-1]
+
+
 def test_a_saved_table_is_fitted_again_to_the_same_law(run, tmp_path, undrawn):
     fit(run, table(tmp_path / "a.csv"), tmp_path / "one")
     kept = tmp_path / "one" / "table.csv"
