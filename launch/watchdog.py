@@ -23,6 +23,7 @@ WAITING = (
     "torch/cuda/",
     "deepspeed/",
     "launch/device.py",
+    "launch/engine.py",
     "launch/ranks.py",
     "models/channels/expert_parallel.py",
     "models/engines/ring.py",
