@@ -43,7 +43,7 @@ def test_a_plan_for_a_cluster_is_held_against_the_memory_that_its_file_declares(
         assert machine.devices() == machine.slots == 32
         assert machine.device_bytes == 40e9
         large = make_plan(study, TOKENS).runs[0].model_copy(update={"model": LARGE})
-        with pytest.raises(StudyError, match=r"a rank, 39.2 GB are free; it fits with .*ranks="):
+        with pytest.raises(StudyError, match=r"a rank, 39.2 GB are free; it fits with .*ranks: "):
             check_memory([large], machine.device_bytes)
 
 
