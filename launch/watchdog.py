@@ -30,7 +30,7 @@ WAITING = (
     "models/engines/slices.py",
 )
 """A rank that stands in one of these waits for another, or for a GPU that does: it is not the one
-that hangs. The project's own are those that talk to other ranks, and `launch.device.value`."""
+that hangs. The project's own are those that talk to other ranks or read numbers off a GPU."""
 ROOT = str(Path(__file__).resolve().parent.parent)
 PULSE = "pulse"
 LOOKS = 2
