@@ -4,13 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from launch.adafactor import Adafactor
 from launch.config import OptimizerConfig
 from launch.muon import Muon
-from models.branch import Branch
-from models.linear import Linear
 from models.model import Model
 
 
@@ -20,22 +17,14 @@ def build_optimizer(model: Model, chosen: OptimizerConfig) -> torch.optim.Optimi
         g for g in model.param_groups(chosen.learning_rate, chosen.weight_decay) if g["params"]
     ]
     if chosen.name == "muon":
-        split = _muon_groups(groups, {id(weight) for weight in _hidden(model)})
+        hidden = {id(matrix.weight) for matrix in model.matrices()} - {id(model.head.weight)}
+        split = _muon_groups(groups, hidden)
         return Muon(list(split), chosen.momentum, chosen.betas, chosen.eps)
     if chosen.name == "adafactor":
         return Adafactor(groups)
     return torch.optim.AdamW(
         groups, lr=chosen.learning_rate, betas=chosen.betas, eps=chosen.eps, fused=True
     )
-
-
-def _hidden(model: Model) -> Iterator[Tensor]:
-    """Matrices between hidden layers: neither embeddings nor the head."""
-    for module in model.modules():
-        if isinstance(module, Linear) and module.role != "head":
-            yield module.weight
-        elif isinstance(module, Branch):
-            yield from (stack for _, stack, _, _ in module.experts())
 
 
 def _muon_groups(groups: list[dict[str, Any]], hidden: set[int]) -> Iterator[dict[str, Any]]:
