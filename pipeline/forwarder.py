@@ -6,6 +6,7 @@ a later round, at the end, or with the next command that runs the study.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +20,14 @@ from pipeline.tracking import Tracker
 
 FAILURES_OF_AN_OUTAGE = 2  # one may be the run's own
 HASTE = 15.0
-"""The patience of one who was interrupted: what ends him soon waits no longer."""
+"""Seconds that one who was interrupted waits in all, whether runs go through or not."""
 
 
 class Forwarder:
     """Sends what the run folders in ``runs`` owe, every ``interval`` seconds and once more on exit.
 
     A context manager; leaving it waits while runs go through, and gives up ``patience`` seconds
-    after the last one that did. Nothing owed: no import.
+    after the last one that did; on an error it waits ``HASTE``. Nothing owed: no import.
     """
 
     def __init__(
@@ -54,13 +55,14 @@ class Forwarder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        patience = self._patience if kind is None else min(self._patience, HASTE)
         self._leaving.set()
         self._moved = time.monotonic()
-        while (left := self._moved + patience - time.monotonic()) > 0:
-            self._thread.join(left)
-            if not self._thread.is_alive():
+        last = math.inf if kind is None else self._moved + HASTE
+        while self._thread.is_alive():
+            left = min(self._moved + self._patience, last) - time.monotonic()
+            if left <= 0:
                 break
+            self._thread.join(left)
         self._given_up.set()
         if owing := len(self._owing()):
             self._say(f"MLflow still lacks {owing} runs; the same command will send them")

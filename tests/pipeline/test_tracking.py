@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.config import RunConfig
-from pipeline import bulk
+from pipeline import bulk, forwarder
 from pipeline.forwarder import Forwarder
 from pipeline.outbox import Owed, Sample
 from pipeline.record import Record
@@ -305,6 +305,20 @@ def test_it_is_waited_for_while_runs_go_through(
         pass
     assert said == []
     assert len(tracker.client.search_runs([tracker.experiment_id])) == 8
+
+
+def test_who_is_interrupted_waits_for_few(
+    tracker: Tracker, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm ends the driver soon."""
+    for number in range(40):
+        runs = attempt(f"run-{number}").parent
+    monkeypatch.setattr(tracker, "forward", lambda *_: time.sleep(0.1))
+    monkeypatch.setattr(forwarder, "HASTE", 0.3)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Forwarder(tracker, runs, lambda _: None):
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 2
 
 
 def test_the_forwarder_follows_a_growing_run(
