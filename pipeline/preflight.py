@@ -77,10 +77,12 @@ def expected_seconds(study: Study, plan: Plan, slots: int, gpu: Gpu | None = Non
         for name, runs in groups.items()
         for run in runs
     }
-    return Expected(seconds, _basis(plan, timings.values(), is_here))
+    return Expected(seconds, _basis(plan, list(timings.values()), is_here))
 
 
-def _basis(plan: Plan, timings: Iterable[Timing], is_here: bool) -> str:
+def _basis(plan: Plan, timings: Sequence[Timing], is_here: bool) -> str:
+    if not timings:
+        return "from the runs that have finished, evaluations, checkpoints and hand-overs included"
     if not is_here:
         return (
             f"not measured, as this machine has no GPU: at {SHARE_OF_PEAK:.0%} of the peak of the "
@@ -91,7 +93,7 @@ def _basis(plan: Plan, timings: Iterable[Timing], is_here: bool) -> str:
         told += ", what ranks exchange left out"
     if large := sum(not timing.is_measured for timing in timings):
         told += (
-            f"; not measured: {large} of {len(list(timings))} sizes of a step, whose state no rank "
+            f"; not measured: {large} of {len(timings)} sizes of a step, whose state no rank "
             f"alone can hold, at {SHARE_OF_PEAK:.0%} of the peak"
         )
     return told
@@ -141,10 +143,9 @@ def _key(run: RunConfig, slots: int, gpu: Gpu | None) -> str:
             "parallel": {"step_timeout"},
         },
     )
-    layout = run.parallel.model_dump(mode="json")
-    return fingerprint(
-        [tried, layout, slots, gpu and asdict(gpu), _machine(run.parallel.gpus_per_rank > 0)]
-    )
+    layout, at_once = run.parallel.model_dump(mode="json"), trial.seats_here(run.parallel, slots)
+    where = [len(at_once), gpu and asdict(gpu), _machine(run.parallel.gpus_per_rank > 0)]
+    return fingerprint([tried, layout, where])
 
 
 @cache

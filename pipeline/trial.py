@@ -118,6 +118,18 @@ def seats(parallel: ParallelConfig, slots: int, cores: int, gpus: Sequence[str])
     return [Seat(gpu, threads, 1 / on_each) for gpu in gpus for _ in range(on_each)][:slots]
 
 
+def seats_here(parallel: ParallelConfig, slots: int) -> list[Seat]:
+    """The same on this machine, whose GPUs are named as ``CUDA_VISIBLE_DEVICES`` names them."""
+    cores = len(os.sched_getaffinity(0))
+    if not parallel.gpus_per_rank:
+        return seats(parallel, slots, cores, [])
+    import torch
+
+    given, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    gpus = given.split(",")[:count] if given else [str(index) for index in range(count)]
+    return seats(parallel, slots, cores, gpus)
+
+
 def rounds(runs: Iterable[str], processes: int) -> list[str]:
     """All of them, some again, so that no process is idle while another measures."""
     once = list(runs)
@@ -130,7 +142,7 @@ def measure(runs: Mapping[str, RunConfig], slots: int, log: Path) -> dict[str, T
     All have one dtype and shape of rank. What the processes print goes to ``log``.
     """
     one = next(iter(runs.values()))
-    places = seats(one.parallel, slots, len(os.sched_getaffinity(0)), _gpus(one.parallel))
+    places = seats_here(one.parallel, slots)
     found: dict[str, list[Timing | None]] = {name: [] for name in runs}
     with _seated(places, log, one) as pool:
         tried = [
@@ -150,7 +162,7 @@ def measured_peak(run: RunConfig, log: Path) -> float:
     Raises:
         StudyError: no process can be started that computes there.
     """
-    [place] = seats(run.parallel, run.parallel.threads or 1, 1, _gpus(run.parallel))[:1]
+    place = seats_here(run.parallel, 1)[0]
     with _seated([place], log) as pool:
         try:
             return pool.submit(seat.peak, run.train.dtype).result() / place.threads
@@ -171,16 +183,6 @@ def _seated(
     given = (free, ready, log, first)
     with ProcessPoolExecutor(len(places), context, seat.take, given) as pool:
         yield pool
-
-
-def _gpus(parallel: ParallelConfig) -> list[str]:
-    """The GPUs of this machine as ``CUDA_VISIBLE_DEVICES`` names them; none if none is asked."""
-    if not parallel.gpus_per_rank:
-        return []
-    import torch
-
-    given, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
-    return given.split(",")[:count] if given else [str(index) for index in range(count)]
 
 
 def _mean(timings: Sequence[Timing | None]) -> Timing | None:

@@ -16,7 +16,9 @@ from tests.pipeline.test_plan import TOKENS, study
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
+    """A study of two budgets, planned on a machine of eight cores."""
     monkeypatch.setattr(pace, "_tokens_of", lambda folder: 0)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     planned = study(budgets=[1e11, 1e12])
     planned = type(planned).model_validate(planned.model_dump() | {"output": str(tmp_path)})
     return planned, make_plan(planned, TOKENS)
@@ -183,6 +185,7 @@ def test_what_finished_runs_took_makes_probes_needless(made, monkeypatch):
     for run in made[1].runs:
         expected = run_flops(run) / 5e9 + HANDOVER_SECONDS
         assert found.seconds[run.fingerprint()] == pytest.approx(expected, rel=0.05)
+    assert "runs that have finished" in found.basis
 
 
 @pytest.mark.parametrize(
@@ -208,6 +211,7 @@ def test_a_timing_is_kept_for_what_it_depends_on(run, section, values):
     )
     assert preflight._key(other, 2, None) != key
     assert preflight._key(run, 3, None) != key
+    assert preflight._key(run, 64, None) == preflight._key(run, 8, None)  # others are elsewhere
 
 
 def test_a_timing_is_that_of_one_machine_and_of_any_seed(run, monkeypatch):
