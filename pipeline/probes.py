@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,14 @@ def _laws(best: pd.DataFrame) -> dict[str, Any]:
         "learning_rate": _power_law(best, "learning_rate", "learning-rate"),
         "batch_tokens": _power_law(best, "batch_tokens", "batch"),
     }
+
+
+def told_laws(rule: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, float]]]:
+    """Whose, of what, and the law: of all together, and where there are several of each."""
+    apart = rule.get("by_architecture", [])
+    for one in [rule, *(apart if len(apart) > 1 else [])]:
+        for name in ("learning_rate", "batch_tokens"):
+            yield one.get("architecture", ""), name.replace("_", " "), one[name]
 
 
 def write_rule(folder: Path, rule: dict[str, Any]) -> None:

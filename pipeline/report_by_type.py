@@ -8,6 +8,7 @@ from typing import Any
 
 from analysis.estimate import Estimate
 from analysis.plots.chart import number, power
+from pipeline.probes import told_laws
 from pipeline.report_tables import DASH, estimate, html_table
 
 Section = tuple[str, str, str]
@@ -91,10 +92,9 @@ def _trunks(trunks: Mapping[str, Any]) -> str:
 
 def _rule(rule: Mapping[str, Any]) -> str:
     laws = "".join(
-        f"<p><code>{escape(name.replace('_', ' '))} = {law['k']:.3g} · N^{law['p']:.3g} · "
+        f"<p>{escape(whose)} <code>{escape(name)} = {law['k']:.3g} · N^{law['p']:.3g} · "
         f"D^{law['q']:.3g}</code></p>"
-        for name, law in rule.items()
-        if isinstance(law, dict)
+        for whose, name, law in told_laws(rule)
     )
     edges = (
         f"<p class='doubt'>{rule['edges']} of the best rates are at an end of those probed.</p>"

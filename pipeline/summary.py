@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from pipeline.config import Study
 from pipeline.mlflow_ui import charts
+from pipeline.probes import told_laws
 from pipeline.show import interval, quantity
 from pipeline.tables import new_table, titled
 
@@ -93,27 +94,15 @@ def _rule(rule: dict[str, Any]) -> Group:
         cells = [quantity(probe[key]) for key in ("params", "tokens")]
         best = [f"{probe['learning_rate']:.3g}", quantity(probe["batch_tokens"])]
         table.add_row(probe["architecture"], *cells, *best)
-    apart = rule.get("by_architecture", [])
-    each = [_power_laws(one["architecture"], one) for one in apart] if len(apart) > 1 else []
+    lines: dict[str, list[str]] = {}
+    for whose, name, law in told_laws(rule):
+        told = f"{name} = {law['k']:.3g} N^{law['p']:.3g} D^{law['q']:.3g}"
+        lines.setdefault(whose, []).append(told)
+    laws = [f"{whose}: " * bool(whose) + "; ".join(each) for whose, each in lines.items()]
     edge = (
         f"{rule['edges']} of the best rates are at an end of those probed" if rule["edges"] else ""
     )
-    return titled(
-        "The best settings of the probes",
-        table,
-        _power_laws("", rule),
-        *each,
-        *filter(None, [edge]),
-    )
-
-
-def _power_laws(whose: str, rule: dict[str, Any]) -> str:
-    laws = {name: rule[name] for name in ("learning_rate", "batch_tokens")}
-    told = (
-        f"{name.replace('_', ' ')} = {law['k']:.3g} N^{law['p']:.3g} D^{law['q']:.3g}"
-        for name, law in laws.items()
-    )
-    return f"{whose}: " * bool(whose) + "; ".join(told)
+    return titled("The best settings of the probes", table, *laws, *filter(None, [edge]))
 
 
 def _parameter(fit: dict[str, Any] | None, name: str) -> str:

@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.fits import family_laws, surface_runs, trunks
 from pipeline.plan import Plan, Tokens
 from pipeline.planner import make_plan
-from pipeline.probes import measured_rule, write_rule
+from pipeline.probes import measured_rule, told_laws, write_rule
 from pipeline.proposals import read_proposals, write_proposals
 from pipeline.rounds import propose
 from pipeline.rules import told
@@ -194,7 +194,8 @@ def test_each_architecture_follows_its_own_probes(tmp_path):
     frame = table(plan)
     best = frame["architecture"].map({"adamw": 0.01, "muon": 0.02})
     frame["loss"] += 0.05 * np.log(frame["learning_rate"] / best) ** 2
-    write_rule(study.folder, measured_rule(frame))
+    write_rule(study.folder, rule := measured_rule(frame))
+    assert [whose for whose, *_ in told_laws(rule)][::2] == ["", "adamw", "muon"]
     asked = "rule={name: measured, study: probe}"
     other = example("optimizers", f"output={tmp_path}", asked, "architectures.third={recipe: gpt2}")
 
