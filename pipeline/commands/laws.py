@@ -79,9 +79,7 @@ def _fit_csv(
 
     for column in columns:
         if not all(column.partition("=")):
-            raise IsoflopError(
-                f"--column: given '{column}', allowed: such as tokens=D"
-            )
+            raise IsoflopError(f"--column: given '{column}', allowed: such as tokens=D")
     names = {name: given for name, _, given in (column.partition("=") for column in columns)}
     if save:
         from pipeline.law_files import save_table
