@@ -9,7 +9,8 @@ import pytest
 from data.errors import DataError
 from launch.config import ParallelConfig, RunConfig
 from models import Recipe
-from pipeline.seat import attempt
+from pipeline.requirements import check_memory
+from pipeline.seat import _needs, attempt
 from pipeline.trial import (
     SECONDS,
     EnoughError,
@@ -20,6 +21,7 @@ from pipeline.trial import (
     rounds,
     seats,
 )
+from pipeline.yaml_file import CONFIGS, read_yaml
 from tests.launch.conftest import RECIPES, VOCAB, write_store
 
 GPUS = [str(index) for index in range(8)]
@@ -101,7 +103,7 @@ def tiny(root: Path, **parallel: object) -> RunConfig:
             "name": "tiny",
             "model": model.to_dict(),
             "data": {name: store.folder for name, store in stores.items()}
-            | {"fingerprint": "f", "sequence_length": 16, "batch_size": 8},
+            | {"fingerprint": "f", "sequence_length": 16, "batch_size": 16},
             "train": {
                 "steps": 7,
                 "dtype": "bf16",
@@ -125,6 +127,16 @@ def test_a_gangs_run_is_tried_as_one_of_its_ranks_is(tmp_path):
     for name in kept:
         assert getattr(one.train, name) == getattr(run.train, name)
     assert alone(tiny(tmp_path / "other", threads=1)).parallel.zero_stage == 1
+
+
+def test_what_eight_ranks_share_does_not_fit_on_one(tmp_path):
+    """7B parameters in bf16 at ZeRO 3 pass the plan's check of memory, and would fail a trial."""
+    recipe = Recipe.from_dict(read_yaml(CONFIGS / "models" / "llama.yaml").values)
+    model = recipe.at(width=4096, n_layers=32, vocab_size=32_000)
+    run = tiny(tmp_path, ranks=8, zero_stage=3, gpus_per_rank=1.0)
+    run = run.model_copy(update={"model": model.to_dict()})
+    assert check_memory([run], 80e9) < 80e9
+    assert _needs(alone(run)) > 80e9
 
 
 def test_a_state_that_no_rank_alone_can_hold_is_not_tried(tmp_path, monkeypatch):
