@@ -9,14 +9,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from pipeline.config import Study
 
 LOG_WIDTH = 132
 
+COMMANDS = (
+    *("run", "plan", "status", "watch", "pause", "ui", "studies", "clean"),
+    *("fit", "predict", "allocate", "forecast", "compare"),
+    *("cost", "export", "generate", "doctor", "schema"),
+    *("submit", "resume", "jobs", "logs", "cancel", "cluster"),
+)
+"""In the order in which they are needed."""
+
+
+class Ordered(TyperGroup):
+    """Lists the commands so, wherever they are defined."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=COMMANDS.index)
+
+
 app = typer.Typer(
     name="isoflop",
+    cls=Ordered,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
