@@ -35,6 +35,8 @@ from launch.ranks import Ranks
 from launch.zero_state import ZeroState
 
 DIGEST = ".digest"
+PATIENCE, SLOWEST = 600.0, 1e6
+"""Seconds, and bytes a second, of a disk that is still taken to be at work."""
 
 
 class CheckpointError(RuntimeError):
@@ -66,6 +68,7 @@ class _Draft:
     written: Future[None]
     optimizer_steps: int
     train_seconds: float
+    patience: float
     began: float
     blocked: float
 
@@ -104,7 +107,8 @@ class Checkpoints:
         written = self._writer.submit(_write, tensors, folder, self._ranks.rank)
         blocked = time.perf_counter() - began
         steps = state.optimizer_steps()
-        self._draft = _Draft(step, folder, written, steps, train_seconds, began, blocked)
+        patience = PATIENCE + sum(tensor.nbytes for tensor in tensors.values()) / SLOWEST
+        self._draft = _Draft(step, folder, written, steps, train_seconds, patience, began, blocked)
 
     def _copied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Into host memory that is kept from one checkpoint to the next: copying into fresh pages
@@ -121,15 +125,18 @@ class Checkpoints:
         return {key: self._host[key] for key in tensors}
 
     def commit(self, alive: Callable[[int], None] = lambda step: None) -> Saved:
-        """Make it the newest checkpoint; `alive` is told while the disk is waited for.
+        """Make it the newest checkpoint; `alive` is told while a disk is waited for that may still
+        be at it.
 
         Raises `CheckpointError` if it could not be written.
         """
         assert self._draft, "nothing was begun"
         draft, self._draft = self._draft, None
         waited = time.perf_counter()
-        while wait([draft.written], timeout=1.0).not_done:
-            alive(draft.step)
+        while self._ranks.sum(float(draft.written.done()))[0] < self._ranks.world:
+            if time.perf_counter() - waited < draft.patience:
+                alive(draft.step)
+            wait([draft.written], timeout=1.0)
         draft.written.result()
         self._ranks.barrier()
         final = self.folder / f"step-{draft.step}"

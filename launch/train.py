@@ -173,7 +173,7 @@ class Run:
             nats = weight = 0.0
             for batch in self.reader.heldout(judge):
                 losses = self.engine(*feed(batch, slice(None), self.ranks.device))
-                nats += losses.nats.item()
+                nats += device.value(losses.nats)
                 weight += float(batch.weights_BT.sum())
                 self.alive(step)
             nats, weight = self.ranks.sum(nats, weight)

@@ -134,6 +134,7 @@ def _parallel(parallel: ParallelSettings, shape: Shape) -> ParallelConfig:
         sequence_mode=parallel.sequence_mode,
         threads=1 if parallel.gpus_per_rank == 0 else None,
         gpus_per_rank=parallel.gpus_per_rank,
+        placement=parallel.placement,
         step_timeout=parallel.step_timeout,
     )
 

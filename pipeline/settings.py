@@ -164,6 +164,11 @@ class ParallelSettings(Strict):
     gpus_per_rank: NotNegative = Field(
         default=0.0, description="GPUs of a rank: 1, a share of one, or 0 for a CPU core"
     )
+    placement: Literal["pack", "spread"] = Field(
+        default="pack",
+        description="ranks on as few nodes as hold them, or over as many as there are",
+        exclude_if=lambda given: given == "pack",
+    )
     step_timeout: Positive = Field(
         default=600.0,
         description="seconds until a silent rank is ended",

@@ -3,8 +3,10 @@
 import errno
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 import torch
 from safetensors import SafetensorError
 
@@ -122,3 +124,29 @@ def test_a_checkpoint_of_another_configuration_is_not_loaded(
     train(run_config(train__checkpoint_every=6), tmp_path, ranks)
     train(run_config(train__checkpoint_every=6, train__seed=1), tmp_path, ranks)
     assert read_run(tmp_path).attempts[-1].resumed_from is None
+
+
+def _slow_disk(worker: Any) -> None:
+    """This process's checkpoints take five seconds to be written."""
+    healthy = checkpoint._write
+
+    def write(*given: Any) -> None:
+        time.sleep(5.0)
+        healthy(*given)
+
+    checkpoint._write = write
+
+
+@pytest.mark.cluster
+def test_nobody_is_blamed_for_a_disk_that_takes_its_time(
+    run_config: Make, gangs: Any, tmp_path: Path
+):
+    """Longer than a step may, for one of two ranks, while the other waits for it."""
+    config = run_config(parallel__ranks=2, parallel__step_timeout=2, train__checkpoint_every=12)
+    gang = gangs.of(config)
+    ray.get(gang._actors[0].__ray_call__.remote(_slow_disk))
+    run = gangs.run(config, tmp_path)
+    gang.close()
+    gangs.idle.clear()
+    assert run.status == "finished", run.end
+    assert [saved.step for saved in run.checkpoints] == [12]
