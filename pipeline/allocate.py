@@ -16,7 +16,7 @@ from pipeline.fitted import architectures_of, fit_of
 from pipeline.forecasts import freeze_run
 from pipeline.grids import Point
 from pipeline.law_files import Laws
-from pipeline.plan import Plan
+from pipeline.plan import PLAN, Plan
 from pipeline.planner import Shape, make_plan
 from pipeline.runs import make_run, row, run_flops, run_tokens
 from pipeline.show import interval, quantity
@@ -32,7 +32,7 @@ def predict_study(study: Study, flops: float, architecture: str | None) -> list[
     """
     _positive(flops)
     names = architectures_of(study, architecture)
-    plan = Plan.read(study.folder / "plan.json")
+    plan = Plan.read(study.folder / PLAN)
     return [_predict(study, plan, name, flops) for name in names]
 
 
@@ -88,7 +88,7 @@ def allocate_study(study: Study, flops: float, architecture: str | None) -> list
         StudyError: as `predict_study`; or that run cannot be planned, or was trained already.
     """
     _positive(flops)
-    plan = Plan.read(study.folder / "plan.json")
+    plan = Plan.read(study.folder / PLAN)
     names = architectures_of(study, architecture)
     return [_allocate(study, plan, name, flops) for name in names]
 

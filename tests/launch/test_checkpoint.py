@@ -1,6 +1,7 @@
 """Checkpoints: whole or not there, whatever happened to the disk meanwhile."""
 
 import errno
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
