@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PathCollection
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
@@ -111,7 +112,8 @@ def _legend(figure: Figure, every: Sequence[Axes]) -> None:
     entries: dict[str, Any] = {}
     for axes in every:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
+            if label not in entries or _is_hollow(entries[label]):
+                entries[label] = handle
     # Stars mark what is derived from the other entries: they come last.
     entries = dict(sorted(entries.items(), key=lambda entry: "vertex" in entry[0]))
     if entries:
@@ -124,6 +126,11 @@ def _legend(figure: Figure, every: Sequence[Axes]) -> None:
             handlelength=1.6,
             columnspacing=1.4,
         )
+
+
+def _is_hollow(handle: Any) -> bool:
+    """Points that a fit leaves out, whose colour another panel may show better."""
+    return isinstance(handle, PathCollection) and not len(handle.get_facecolor())
 
 
 def _columns(figure: Figure, labels: Iterable[str]) -> int:
