@@ -193,9 +193,9 @@ def _doubt(size: Estimate) -> str:
 
 
 def _beyond(best: Allocation) -> str:
-    return (
-        f", {number(best.extrapolation, 2)} times the largest run" if best.extrapolation > 1 else ""
-    )
+    if best.extrapolation <= 1:
+        return ""
+    return f", {number(float(f'{best.extrapolation:.2g}'))} times the largest run"
 
 
 def _many(best: Allocation) -> str:

@@ -86,14 +86,19 @@ def draw(chart: Chart, position: int) -> str:
 
 
 def legend(chart: Chart) -> dict[str, str]:
-    """The swatch of every label, in the order of the marks; that of the vertices comes last."""
-    swatches: dict[str, str] = {}
+    """The swatch of every label, in the order of the marks; that of the vertices comes last, and
+    points that a fit leaves out stand for those of other panels only if all are left out."""
+    chosen: dict[str, Line | Points | Band] = {}
     marks = [mark for panel in chart.panels for mark in panel.marks]
     for mark in sorted(marks, key=lambda mark: getattr(mark, "symbol", "") == "star"):
         if isinstance(mark, Line | Points | Band) and mark.label:
-            shape = f'<svg viewBox="0 0 28 14" width="28" height="14">{_swatch(mark)}</svg>'
-            swatches.setdefault(mark.label, shape)
-    return swatches
+            known = chosen.get(mark.label)
+            if known is None or (isinstance(known, Points) and not known.filled):
+                chosen[mark.label] = mark
+    return {
+        label: f'<svg viewBox="0 0 28 14" width="28" height="14">{_swatch(mark)}</svg>'
+        for label, mark in chosen.items()
+    }
 
 
 def _swatch(mark: Line | Points | Band) -> str:
