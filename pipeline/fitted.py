@@ -6,6 +6,7 @@ from analysis.result import Fit
 from pipeline.config import Study
 from pipeline.errors import StudyError, nearest
 from pipeline.fit_record import law_path
+from pipeline.kept import spoken
 from pipeline.law_files import read_law
 
 
@@ -32,5 +33,6 @@ def fit_of(study: Study, architecture: str) -> Fit:
     """
     path = law_path(architecture, study.folder)
     if not path.is_file():
-        raise StudyError(f"{path}: no fitted law; `isoflop fit {study.name}` fits what is finished")
+        fits = f"`isoflop fit {spoken(study.folder)}` fits what is finished"
+        raise StudyError(f"{path}: no fitted law; {fits}")
     return read_law(path)

@@ -15,6 +15,7 @@ from rich.console import RenderableType
 
 from launch.journal import DONE
 from launch.tail import read_tail
+from pipeline.kept import spoken
 from pipeline.lease import leader, leading
 from pipeline.plan import PLAN, Plan
 from pipeline.runs import folder_of
@@ -126,7 +127,7 @@ def spare_table(study: Placed, found: Sequence[Spare], is_freed: bool) -> Render
     free = sum(spare.bytes for spare in found if not spare.needed_by)
     if is_freed:
         return titled(f"{name}: {gibibytes(free)} freed", table)
-    how = f"`isoflop clean {name} --checkpoints --yes` throws them away"
+    how = f"`isoflop clean {spoken(study.folder)} --checkpoints --yes` throws them away"
     why = "no run of the study needs them; `export` and `generate` of these runs would"
     return titled(f"{name}: {gibibytes(free)} of checkpoints may go", table, f"{how}: {why}")
 

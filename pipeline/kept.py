@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pipeline.config import Study
 
 STUDY = "study.yaml"
+OUTPUT = "studies"
+"""The folder of studies, if none is given."""
 
 
 def keep(study: Study) -> Path:
@@ -22,6 +24,12 @@ def keep(study: Study) -> Path:
     path = study.folder / STUDY
     write_text(path, as_yaml(study))
     return path
+
+
+def spoken(folder: Path) -> str:
+    """What a command is told to mean the study of this folder: its name, or what is kept there."""
+    is_found = folder.parent == Path(OUTPUT).resolve()
+    return folder.name if is_found else str(folder / STUDY)
 
 
 def as_yaml(study: Study) -> str:

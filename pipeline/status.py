@@ -14,6 +14,7 @@ from launch.journal import DONE
 from launch.tail import read_tail
 from pipeline.errors import StudyError, nearest
 from pipeline.job import PAUSED, SWEEP
+from pipeline.kept import spoken
 from pipeline.lease import Leader, Lookout, leader
 from pipeline.plan import PLAN, read_rows
 from pipeline.runs import folder_of
@@ -72,7 +73,7 @@ def show_status(study: Placed, console: Console, watch: bool) -> None:
 
 def nobody_runs(study: Placed) -> str:
     """Of a study of which something is left to do."""
-    return f"nobody runs it now: `isoflop run {study.folder.name}` goes on"
+    return f"nobody runs it now: `isoflop run {spoken(study.folder)}` goes on"
 
 
 def pause(study: Placed, off: bool) -> str:
@@ -94,7 +95,7 @@ def pause(study: Placed, off: bool) -> str:
         return f"{name}: goes on" if is_run else f"{name}: not held; {nobody_runs(study)}"
     (folder / PAUSED).touch()
     what = "its runs save their state and free their slots" if is_run else "whoever runs it waits"
-    return f"{name}: {what}, until `isoflop pause {name} --off`"
+    return f"{name}: {what}, until `isoflop pause {spoken(folder)} --off`"
 
 
 def _page(study: Placed, leads: Leader | None) -> RenderableType:
@@ -110,4 +111,4 @@ def _notes(study: Placed, leads: Leader | None, rows: list[dict[str, Any]]) -> l
     if leads is None:
         return [] if all(row["status"] in DONE for row in rows) else [nobody_runs(study)]
     sweep = read_sweep(study)
-    return [f"run by {leads}", *([driven(study.folder.name, sweep)] if sweep else [])]
+    return [f"run by {leads}", *([driven(spoken(study.folder), sweep)] if sweep else [])]

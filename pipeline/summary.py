@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.markup import escape
 
 from pipeline.config import Study
+from pipeline.kept import spoken
 from pipeline.mlflow_ui import charts
 from pipeline.probes import told_laws
 from pipeline.show import interval, quantity
@@ -34,7 +35,7 @@ def summary(study: Study, document: Mapping[str, Any]) -> Group:
         f"report  {study.folder / 'report.html'}",
         f"plots   {study.folder / 'plots'}",
         f"table   {study.folder / 'table.csv'}",
-        f"MLflow  isoflop ui {study.name}",
+        f"MLflow  isoflop ui {spoken(study.folder)}",
     ]
     if address := charts(study.folder, study.mlflow):
         lines.append(f"charts  {address}")

@@ -9,6 +9,7 @@ from rich.console import Console
 from launch.tail import Tail, read_tail
 from pipeline.errors import StudyError
 from pipeline.job import PAUSED, Job
+from pipeline.kept import STUDY, spoken
 from pipeline.lease import leading
 from pipeline.plan import PLAN
 from pipeline.progress import Task
@@ -47,16 +48,21 @@ def test_a_run_without_a_journal_is_planned_and_a_claimed_one_queued(tmp_path):
     assert read_tail(tmp_path).status == "queued"
 
 
+def test_commands_name_a_study_so_that_they_find_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert spoken(tmp_path / "studies" / "mine") == "mine"
+    assert spoken(tmp_path / "other" / "mine") == str(tmp_path / "other" / "mine" / STUDY)
+
+
 def test_a_study_is_paused_by_a_file_and_told_what_that_does(tmp_path):
     def study(name):
         return SimpleNamespace(folder=tmp_path / name)
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / PLAN).touch()
-    assert (
-        pause(study("mine"), off=False)
-        == "mine: whoever runs it waits, until `isoflop pause mine --off`"
-    )
+    again = f"isoflop pause {tmp_path / 'mine' / STUDY} --off"
+    told = pause(study("mine"), off=False)
+    assert told == f"mine: whoever runs it waits, until `{again}`"
     assert (tmp_path / "mine" / PAUSED).exists()
     with leading(tmp_path / "mine"):
         assert "its runs save their state" in pause(study("mine"), off=False)
