@@ -81,7 +81,8 @@ def study_table(output: Path, found: Sequence[Lying]) -> RenderableType:
             study.folder.name, counts, ago, gibibytes(study.bytes), study.led_by or "nobody"
         )
     everything = sum(study.bytes for study in found)
-    return titled(f"{len(found)} studies in {output}", table, f"{gibibytes(everything)} in all")
+    title = f"{len(found)} {'study' if len(found) == 1 else 'studies'} in {output}"
+    return titled(title, table, f"{gibibytes(everything)} in all")
 
 
 def spare_checkpoints(study: Placed) -> list[Spare]:
