@@ -7,6 +7,7 @@ seconds, and a process group with a lost member cannot be mended.
 
 import contextlib
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from launch.watchdog import START_SECONDS, Pulse, blame, forget
 from launch.worker import STOP_FILE, Worker, ask_to_stop
 
 RANK = ray.remote(Worker)
+LAST_WORDS = 5
+"""Lines that a rank may get in between reading a journal's end and closing it, at the most."""
 SOUND: tuple[Status, ...] = (*DONE, "cancelled", "preempted")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 EXCEPTION = re.compile(r"[\w.]+(Error|Exception): ")
@@ -138,13 +141,21 @@ class Gang:
         reason = blame(self._folder, self.parallel.ranks) or problems[0]
         if started := _problem_of_any(self._joined):
             reason = f"the gang did not start: {started}"
-        end = {"kind": "end", "step": now.step, "status": "failed", "reason": reason}
-        with (
-            contextlib.suppress(FencedError),
-            Journal(self._folder / FILE, self._epoch) as journal,
-        ):
-            journal.append(end, sync=True)
+        self._end(now.step, reason)
         return Outcome("failed", reason, now.step, is_worker_sound=False)
+
+    def _end(self, step: int, reason: str) -> None:
+        """Close the journal's attempt: a rank that is being killed may write one line more, but
+        none after this one. A run that a later driver has claimed is left alone."""
+        assert self._folder
+        end = {"kind": "end", "step": step, "status": "failed", "reason": reason}
+        for _ in range(LAST_WORDS):
+            with (
+                contextlib.suppress(FencedError),
+                Journal(self._folder / FILE, self._epoch) as journal,
+            ):
+                return journal.append(end, sync=True)
+            time.sleep(0.1)
 
     def close(self) -> None:
         """End the processes, whatever they are doing, and free their place."""

@@ -268,7 +268,7 @@ def test_a_run_that_a_later_driver_claims_is_left_alone(
     """As when a driver was frozen, seemed dead, and wakes: its ranks and itself write no more."""
     from launch.gang import Gang, wait_any
 
-    config = run_config(train__steps=300, train__checkpoint_every=20, parallel__ranks=1)
+    config = run_config(train__steps=1500, train__checkpoint_every=20, parallel__ranks=1)
     old, new = (Gang(config.parallel, epoch=epoch) for epoch in (1, 2))
     old.submit(config, tmp_path)
     wait_for(lambda: read_tail(tmp_path).step >= 30)
@@ -281,7 +281,7 @@ def test_a_run_that_a_later_driver_claims_is_left_alone(
     assert (ends[old].status, ends[new].status) == ("failed", "finished")
     assert "another attempt" in ends[old].reason
     run = read_run(tmp_path)
-    assert [point.step for point in run.points] == list(range(1, 301))
+    assert [point.step for point in run.points] == list(range(1, 1501))
     assert (len(run.attempts), run.status) == (2, "finished")
     with pytest.raises(FencedError, match="epoch 2, not 1"):
         old.submit(config, tmp_path)
