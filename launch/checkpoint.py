@@ -21,12 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from data.files import sync
 from launch.config import RunConfig
 from launch.manifest import (
     DamagedCheckpointError,
     digest,
     read_manifest,
-    sync,
     verify,
     write_manifest,
 )

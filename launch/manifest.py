@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from data.files import file_sha256, sync
 
 MANIFEST = "manifest.json"
 
@@ -51,14 +52,4 @@ def verify(folder: Path, identity: str) -> dict[str, Any]:
 
 
 def digest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
-
-
-def sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}

@@ -10,23 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline import __version__
-from pipeline.cli import app, main
+from pipeline.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 
 COMMANDS = sorted(command.callback.__name__ for command in app.registered_commands)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["isoflop", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = capsys.readouterr()
-        return ended.value.code, shown.out, shown.err
-
-    return call
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,14 +1,12 @@
 """What lies on the disk is told; what is thrown away is nothing that a run still needs."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 from launch.config import RunConfig, TrunkConfig
 from launch.journal import FILE, Journal
-from pipeline.cli import main
 from pipeline.config import Study
 from pipeline.errors import BusyError, StudyError
 from pipeline.housekeeping import free_checkpoints, spare_checkpoints, studies_in
@@ -92,18 +90,6 @@ def test_studies_are_listed_with_their_runs_and_their_bytes(made):
     assert "pid" in held.led_by
     assert held.counts["running"] == 1
     assert studies_in(made.folder) == []
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["isoflop", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = capsys.readouterr()
-        return ended.value.code, shown.out, shown.err
-
-    return call
 
 
 def test_the_commands_list_first_and_free_on_request_alone(run, made, monkeypatch):

@@ -1,14 +1,12 @@
 """Laws of any table are kept, and predict, compare and report as a study's do."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.cli import main
 from pipeline.errors import StudyError
 from pipeline.law_files import laws_at, read_law, save_table
 
@@ -22,18 +20,6 @@ def table(path: Path, saving: float = 1.0, **columns: object) -> Path:
     frame = pd.DataFrame({"params": params, "D": tokens, "flops": budget, "loss": loss} | columns)
     frame.to_csv(path, index=False)
     return path
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["isoflop", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = capsys.readouterr()
-        return ended.value.code, shown.out, shown.err
-
-    return call
 
 
 @pytest.fixture

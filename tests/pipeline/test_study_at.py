@@ -1,13 +1,12 @@
 """Commands that read a study, or hold it, reach one of a cluster by the folder that it shares."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
-from pipeline.cli import app, main
+from pipeline.cli import app
 from pipeline.job import PAUSED
 from pipeline.kept import keep
 from tests.pipeline.test_compare import study
@@ -29,18 +28,6 @@ def there(tmp_path: Path) -> Path:
     file = tmp_path / "lab.yaml"
     file.write_text(CLUSTER.format(shared=tmp_path / "shared"))
     return file
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["isoflop", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = capsys.readouterr()
-        return ended.value.code, shown.out, shown.err
-
-    return call
 
 
 @pytest.mark.parametrize("command", READING)
